@@ -1,0 +1,2 @@
+//! The hub double binary.
+fn main() {}

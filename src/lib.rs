@@ -1,0 +1,55 @@
+//! sphere-gateway: the transparent IoT Edge gateway that keeps what it has acknowledged.
+//!
+//! This page is the map. Data flows from top to bottom; the modules are declared in that order.
+//!
+//! ```text
+//!  device ==TLS==> front::listener -permit-> front::connection (one task per device)
+//!                                              |  mqtt: bytes -> packets
+//!                                              |  session: packets -> what to do (no socket, no clock)
+//!                                              |  auth: certificate + user name -> Identity
+//!                                              |  iothub: topic + property bag -> Message
+//!                                              |  route: Message -> queues
+//!                                              v
+//!                                            store (one OS thread: write, fdatasync)
+//!                                              |              \
+//!                                              |               `-> Durable -> Session::on_durable -> PUBACK
+//!                                              v
+//!                                            pump (one task per queue, a lane per sender)
+//!                                              v
+//!                                            upstream (one AMQP connection, links per device) ==TLS==> IoT Hub
+//! ```
+//!
+//! Where a PUBACK is decided: [`session::Session::on_durable`] is the only place that releases one for a routed
+//! message, and it takes a [`store::Durable`], which only the store's writer can make, after `fdatasync` returned.
+//!
+//! Slow plane: [`desired`] (routes from the `$edgeHub` document), [`auth::scope`] (who may connect),
+//! [`admin`] (metrics, health). [`gateway`] is the only module that knows everyone.
+
+// The words: no tokio, no sockets.
+pub mod clock;
+pub mod deliver;
+pub mod identity;
+pub mod message;
+pub mod metrics;
+
+// Bytes and dialect.
+pub mod iothub;
+pub mod mqtt;
+
+// What is ours: who, what, where to, and keeping it.
+pub mod auth;
+pub mod route;
+pub mod session;
+pub mod store;
+
+// Tasks and sockets.
+pub mod front;
+pub mod pump;
+pub mod upstream;
+
+// The slow plane and the assembly.
+pub mod admin;
+pub mod certs;
+pub mod config;
+pub mod desired;
+pub mod gateway;
