@@ -24,8 +24,8 @@ pub enum Outcome {
     },
     /// The endpoint as a whole is away: wait for [`Deliver::ready`]. Whether the batch arrived is not known.
     Offline,
-    /// Refused for good. With more than one message in the batch the pump tries them one by one, so that one bad
-    /// message does not take its neighbours along.
+    /// Refused for good. With more than one message in the batch the pump halves the batch until the bad one stands
+    /// alone, so that one bad message does not take its neighbours along.
     Rejected {
         /// Short label for counters, e.g. `message-size-exceeded`.
         reason: &'static str,

@@ -30,26 +30,11 @@ pub mod clock;
 pub mod deliver;
 pub mod identity;
 pub mod message;
-pub mod metrics;
 
 // Bytes and dialect.
-pub mod iothub;
-pub mod mqtt;
 
 // What is ours: who, what, where to, and keeping it.
-pub mod auth;
-pub mod route;
-pub mod session;
-pub mod store;
 
 // Tasks and sockets.
-pub mod front;
-pub mod pump;
-pub mod upstream;
 
 // The slow plane and the assembly.
-pub mod admin;
-pub mod certs;
-pub mod config;
-pub mod desired;
-pub mod gateway;

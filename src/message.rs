@@ -216,7 +216,9 @@ impl Message {
         }
         // A packet of 256 KiB cannot hold 65,536 properties: each takes at least two bytes ("a&") of a topic, and a
         // topic is at most 65,535 bytes [MQTT-1.5.3].
-        out.put_u16_le(u16::try_from(self.properties.0.len()).expect("a topic holds < 65536 pairs"));
+        out.put_u16_le(
+            u16::try_from(self.properties.0.len()).expect("a topic holds < 65536 pairs"),
+        );
         for (name, value) in &self.properties.0 {
             put_long(&mut out, name);
             out.put_u8(u8::from(value.is_some()));
@@ -275,8 +277,12 @@ impl Message {
 
     fn encoded_len_hint(&self) -> usize {
         let system: usize = self.system.0.iter().map(|(_, v)| v.len() + 5).sum();
-        let properties: usize =
-            self.properties.0.iter().map(|(k, v)| k.len() + v.as_ref().map_or(0, |v| v.len()) + 9).sum();
+        let properties: usize = self
+            .properties
+            .0
+            .iter()
+            .map(|(k, v)| k.len() + v.as_ref().map_or(0, |v| v.len()) + 9)
+            .sum();
         // 17 = version, flags, received, two lengths, two counts; ids are at most 128 + 128 bytes.
         17 + 256 + system + properties + self.body.len()
     }
@@ -288,7 +294,9 @@ fn put_text(out: &mut BytesMut, text: &str) {
 }
 
 fn put_long(out: &mut BytesMut, text: &str) {
-    out.put_u32_le(u32::try_from(text.len()).expect("a property is part of a packet of at most 256 MiB"));
+    out.put_u32_le(
+        u32::try_from(text.len()).expect("a property is part of a packet of at most 256 MiB"),
+    );
     out.put_slice(text.as_bytes());
 }
 
@@ -325,8 +333,7 @@ mod tests {
     use super::*;
 
     fn sample() -> Message {
-        let name =
-            ClientName::Module(DeviceId::parse("d").unwrap(), ModuleId::parse("m").unwrap());
+        let name = ClientName::Module(DeviceId::parse("d").unwrap(), ModuleId::parse("m").unwrap());
         let mut system = SystemProperties::default();
         system.set(SystemKey::MessageId, "id-1");
         system.set(SystemKey::ContentType, "application/json");
