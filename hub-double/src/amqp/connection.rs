@@ -1,0 +1,376 @@
+//! One AMQP connection as a state machine: bytes in, bytes out; no IO.
+//!
+//! Owns: protocol headers, SASL, sessions, the output buffer and the dispositions that wait. Invariant: after
+//! [`Conn::is_over`] nothing is read or sent any more except the peer's `close`. Must not know: sockets.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, BytesMut};
+
+use super::cbs::Tokens;
+use super::frame::{
+    FRAME_BYTES_MAX, Frame, FrameError, HEADER_AMQP, HEADER_SASL, Layer, Performative, code, error,
+    performative, put_frame, put_heartbeat, take_frame,
+};
+use super::link::Link;
+use super::value::{DecodeError, Value};
+use crate::hub::{Command, Handle, Hub};
+
+/// Incoming window of a session, transfers.
+pub(crate) const WINDOW: u32 = 8192;
+
+/// Where the connection stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Waiting for `AMQP 3 1 0 0` or `AMQP 0 1 0 0`.
+    Header,
+    /// SASL runs.
+    Sasl,
+    /// SASL is done: waiting for `AMQP 0 1 0 0`.
+    HeaderAfterSasl,
+    /// Waiting for `open`.
+    Open,
+    Running,
+    /// We sent `close` first and wait for the peer's.
+    Closing,
+    Over,
+}
+
+/// A disposition that waits.
+#[derive(Debug, Clone)]
+pub(crate) struct Settlement {
+    pub(crate) channel: u16,
+    pub(crate) delivery_id: u32,
+    pub(crate) outcome: Value,
+}
+
+/// One session. Local channel and handle numbers are the peer's: each side has number spaces of its own.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) next_incoming_id: u32,
+    pub(crate) since_flow: u32,
+    pub(crate) next_outgoing_id: u32,
+    pub(crate) links: HashMap<u32, Link>,
+    /// Accepted deliveries that one disposition will answer: first and last.
+    pub(crate) accepted: Option<(u32, u32)>,
+}
+
+/// The state of one connection.
+#[derive(Debug)]
+pub(crate) struct Conn {
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) handle: Arc<Handle>,
+    phase: Phase,
+    pub(crate) out: Vec<u8>,
+    pub(crate) sessions: HashMap<u16, Session>,
+    pub(crate) tokens: Tokens,
+    /// Idle time-out that the peer announced.
+    pub(crate) peer_idle: Option<Duration>,
+    /// Dispositions by the time that they are due.
+    pub(crate) delayed: BTreeMap<(Instant, u64), Settlement>,
+    pub(crate) delayed_no: u64,
+    /// Dispositions that wait for the end of a fault.
+    pub(crate) held: Vec<(u64, Settlement)>,
+    /// Messages read since the driver last asked.
+    pub(crate) messages_read: u64,
+}
+
+/// A reason to close the connection: condition and words.
+pub(crate) struct Fatal(pub(crate) &'static str, pub(crate) String);
+
+impl From<FrameError> for Fatal {
+    fn from(error: FrameError) -> Self {
+        Self("amqp:connection:framing-error", error.to_string())
+    }
+}
+
+impl From<DecodeError> for Fatal {
+    fn from(error: DecodeError) -> Self {
+        Self("amqp:decode-error", error.to_string())
+    }
+}
+
+impl Conn {
+    pub(crate) fn new(hub: Arc<Hub>, handle: Arc<Handle>) -> Self {
+        Self {
+            hub,
+            handle,
+            phase: Phase::Header,
+            out: Vec::new(),
+            sessions: HashMap::new(),
+            tokens: Tokens::default(),
+            peer_idle: None,
+            delayed: BTreeMap::new(),
+            delayed_no: 0,
+            held: Vec::new(),
+            messages_read: 0,
+        }
+    }
+
+    /// Whether the connection has ended: flush and close the socket.
+    pub(crate) fn is_over(&self) -> bool {
+        self.phase == Phase::Over
+    }
+
+    /// Whether only the peer's `close` is awaited.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.phase == Phase::Closing
+    }
+
+    /// Takes all whole frames off `input`.
+    pub(crate) fn on_bytes(&mut self, input: &mut BytesMut, now: Instant) {
+        while !self.is_over() {
+            match self.step(input, now) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(Fatal(condition, words)) => self.close(condition, &words),
+            }
+        }
+        self.flush_accepted();
+    }
+
+    /// One header or frame; false when `input` does not hold a whole one.
+    fn step(&mut self, input: &mut BytesMut, now: Instant) -> Result<bool, Fatal> {
+        match self.phase {
+            Phase::Header | Phase::HeaderAfterSasl => Ok(self.on_header(input)),
+            Phase::Over => Ok(false),
+            _ => match take_frame(input)? {
+                None => Ok(false),
+                Some(frame) => {
+                    self.on_frame(frame, now)?;
+                    Ok(true)
+                }
+            },
+        }
+    }
+
+    /// The first 8 bytes choose the protocol: the Node SDK skips SASL altogether (fact sheet B1).
+    fn on_header(&mut self, input: &mut BytesMut) -> bool {
+        if input.len() < 8 {
+            return false;
+        }
+        let header: [u8; 8] = std::array::from_fn(|i| input[i]);
+        input.advance(8);
+        match header {
+            HEADER_AMQP => {
+                self.out.extend_from_slice(&HEADER_AMQP);
+                if self.phase == Phase::Header {
+                    self.handle.info(|info| "none".clone_into(&mut info.sasl));
+                }
+                self.phase = Phase::Open;
+            }
+            HEADER_SASL if self.phase == Phase::Header => {
+                self.out.extend_from_slice(&HEADER_SASL);
+                let offered = ["MSSBCBS", "ANONYMOUS"].map(Value::symbol).to_vec();
+                let mechanisms =
+                    Value::described_list(code::SASL_MECHANISMS, vec![Value::Array(offered)]);
+                put_frame(&mut self.out, Layer::Sasl, 0, &mechanisms, &[]);
+                self.phase = Phase::Sasl;
+            }
+            _ => {
+                // Part 2, section 2.2: answer with a header that is spoken here, then close.
+                self.out.extend_from_slice(&HEADER_SASL);
+                self.phase = Phase::Over;
+            }
+        }
+        true
+    }
+
+    fn on_frame(&mut self, frame: Frame, now: Instant) -> Result<(), Fatal> {
+        let sasl = self.phase == Phase::Sasl;
+        if (frame.layer == Layer::Sasl) != sasl {
+            return Err(Fatal("amqp:not-allowed", "a frame of the wrong layer".into()));
+        }
+        if frame.body.is_empty() {
+            return Ok(());
+        }
+        let performative = performative(frame.body)?;
+        if sasl {
+            self.on_sasl(performative);
+            return Ok(());
+        }
+        if self.is_closing() {
+            if performative.code == code::CLOSE {
+                self.phase = Phase::Over;
+            }
+            return Ok(());
+        }
+        if (performative.code == code::OPEN) != (self.phase == Phase::Open) {
+            return Err(Fatal("amqp:illegal-state", "open must come first, and once".into()));
+        }
+        self.on_performative(frame.channel, performative, now)
+    }
+
+    fn on_sasl(&mut self, mut init: Performative) {
+        let mechanism = init.fields.take(0).into_text().unwrap_or_default();
+        let known = ["MSSBCBS", "ANONYMOUS"].contains(&mechanism.as_str());
+        let taken = init.code == code::SASL_INIT && known;
+        // Part 5, section 5.3.3.6: 0 is ok, 1 is an authentication failure.
+        let outcome = Value::UByte(u8::from(!taken));
+        let outcome = Value::described_list(code::SASL_OUTCOME, vec![outcome]);
+        put_frame(&mut self.out, Layer::Sasl, 0, &outcome, &[]);
+        if taken {
+            self.handle.info(|info| info.sasl = mechanism);
+            self.phase = Phase::HeaderAfterSasl;
+        } else {
+            self.phase = Phase::Over;
+        }
+    }
+
+    fn on_performative(
+        &mut self,
+        channel: u16,
+        performative: Performative,
+        now: Instant,
+    ) -> Result<(), Fatal> {
+        match performative.code {
+            code::OPEN => self.on_open(performative),
+            code::BEGIN => self.on_begin(channel, &performative),
+            code::END => {
+                if self.sessions.contains_key(&channel) {
+                    self.end_session(channel);
+                }
+                Ok(())
+            }
+            code::CLOSE => {
+                self.flush_accepted();
+                self.send(0, &Value::described_list(code::CLOSE, Vec::new()));
+                self.phase = Phase::Over;
+                Ok(())
+            }
+            code::ATTACH => self.on_attach(channel, performative),
+            code::FLOW => self.on_flow(channel, &performative),
+            code::TRANSFER => self.on_transfer(channel, performative, now),
+            code::DISPOSITION => self.on_disposition(channel, &performative),
+            code::DETACH => self.on_detach(channel, &performative),
+            other => Err(Fatal("amqp:not-implemented", format!("performative 0x{other:02x}"))),
+        }
+    }
+
+    fn on_open(&mut self, mut open: Performative) -> Result<(), Fatal> {
+        let container = open.fields.take(0).into_text().unwrap_or_default();
+        self.handle.info(|info| info.container_id = container);
+        let idle = open.fields.get(4).as_u64().filter(|ms| *ms > 0);
+        self.peer_idle = idle.map(Duration::from_millis);
+        let our_idle = self.hub.limits.idle_timeout.as_millis();
+        let fields = vec![
+            Value::string(format!("hub-double-{}", self.handle.no)),
+            Value::Null,
+            Value::UInt(u32::try_from(FRAME_BYTES_MAX).expect("64 KiB fit")),
+            Value::UShort(4095),
+            Value::UInt(u32::try_from(our_idle).unwrap_or(u32::MAX)),
+        ];
+        self.send(0, &Value::described_list(code::OPEN, fields));
+        self.phase = Phase::Running;
+        Ok(())
+    }
+
+    fn on_begin(&mut self, channel: u16, begin: &Performative) -> Result<(), Fatal> {
+        if self.sessions.contains_key(&channel) {
+            return Err(Fatal("amqp:illegal-state", "the channel has a session".into()));
+        }
+        let session = Session {
+            next_incoming_id: begin.fields.get(1).as_u32().unwrap_or(0),
+            since_flow: 0,
+            next_outgoing_id: 0,
+            links: HashMap::new(),
+            accepted: None,
+        };
+        let fields = vec![
+            Value::UShort(channel),
+            Value::UInt(session.next_outgoing_id),
+            Value::UInt(WINDOW),
+            Value::UInt(WINDOW),
+            Value::UInt(65_535),
+        ];
+        self.sessions.insert(channel, session);
+        self.send(channel, &Value::described_list(code::BEGIN, fields));
+        Ok(())
+    }
+
+    fn end_session(&mut self, channel: u16) {
+        self.flush_accepted();
+        self.sessions.remove(&channel);
+        self.handle.info(|info| info.links.retain(|(ch, _), _| *ch != channel));
+        self.send(channel, &Value::described_list(code::END, Vec::new()));
+    }
+
+    /// Appends one frame.
+    pub(crate) fn send(&mut self, channel: u16, body: &Value) {
+        put_frame(&mut self.out, Layer::Amqp, channel, body, &[]);
+    }
+
+    /// Closes the connection from this side.
+    pub(crate) fn close(&mut self, condition: &str, words: &str) {
+        tracing::debug!(connection = self.handle.no, condition, words, "closing");
+        match self.phase {
+            Phase::Running | Phase::Open => {
+                self.flush_accepted();
+                if self.phase == Phase::Open {
+                    // Part 2, section 2.4.1: a close must follow an open of our own.
+                    let open = vec![Value::string("hub-double")];
+                    self.send(0, &Value::described_list(code::OPEN, open));
+                }
+                let close = Value::described_list(code::CLOSE, vec![error(condition, words)]);
+                self.send(0, &close);
+                self.phase = Phase::Closing;
+            }
+            _ => self.phase = Phase::Over,
+        }
+    }
+
+    /// A heartbeat, once the connection is open.
+    pub(crate) fn heartbeat(&mut self) {
+        if self.phase == Phase::Running {
+            put_heartbeat(&mut self.out);
+        }
+    }
+
+    /// Does what others asked for.
+    pub(crate) fn on_commands(&mut self, now: Instant) {
+        while let Some(command) = self.handle.next_command() {
+            match command {
+                Command::Close { condition } => self.close(&condition, "the hub closes"),
+                Command::Stolen(principal) => self.on_stolen(&principal),
+                Command::Detach { device, condition } => {
+                    self.detach_where(&condition, "the hub detaches", |who| {
+                        device.as_deref().is_none_or(|d| who.device.eq_ignore_ascii_case(d))
+                    });
+                }
+                Command::Recheck => self.recheck(),
+                Command::ExpireTokens { older_than } => self.expire_tokens(Some(older_than), now),
+            }
+        }
+    }
+
+    /// Sends the dispositions that are due.
+    pub(crate) fn on_time(&mut self, now: Instant) {
+        while let Some(entry) = self.delayed.first_entry() {
+            if entry.key().0 > now {
+                break;
+            }
+            let settlement = entry.remove();
+            self.settle(&settlement);
+        }
+        self.flush_accepted();
+    }
+
+    /// Sends the dispositions that waited for a fault that has ended.
+    pub(crate) fn on_faults_changed(&mut self) {
+        let hub = Arc::clone(&self.hub);
+        let held = std::mem::take(&mut self.held);
+        let (still, ended) = held.into_iter().partition(|(fault, _)| hub.faults.in_force(*fault));
+        self.held = still;
+        for (_, settlement) in ended {
+            self.settle(&settlement);
+        }
+        self.flush_accepted();
+    }
+
+    /// When [`Conn::on_time`] has something to do next.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        self.delayed.first_key_value().map(|((at, _), _)| *at)
+    }
+}

@@ -1,0 +1,20 @@
+//! AMQP 1.0 as IoT Hub speaks it, written for this double alone.
+//!
+//! ```text
+//!  driver      one task per connection: TLS bytes in and out, timers, commands, faults that concern bytes
+//!    connection  protocol headers, SASL, open/begin/end/close: bytes -> state -> bytes; no IO
+//!      attach, link, settle   who may hold a link; flow and transfer; telemetry into the log and outcomes back
+//!        cbs         put-token and what a link's identity may do
+//!        message     sections, batches, properties
+//!      frame, value  framing and the type system
+//! ```
+
+pub(crate) mod attach;
+pub(crate) mod cbs;
+pub(crate) mod connection;
+pub(crate) mod driver;
+pub(crate) mod frame;
+pub(crate) mod link;
+pub(crate) mod message;
+pub(crate) mod settle;
+pub(crate) mod value;
