@@ -30,6 +30,7 @@ pub mod clock;
 pub mod deliver;
 pub mod identity;
 pub mod message;
+pub mod metrics;
 
 // Bytes and dialect.
 

@@ -1,0 +1,346 @@
+//! What the gateway counts, in the reference's words and a few of its own.
+//!
+//! Owns: the names, labels and types of `edgehub.md` section 10 (`edgehub_*`), our own under `sphere_gateway_`, and the
+//! limits on how many series there can be.
+//! Invariants: nothing here fails or waits for anything but a short lock; counting on a known label set allocates
+//! nothing; the number of series is bounded ([`IDS_MAX`], [`OUTPUTS_MAX`], [`STRANGERS_MAX`]): what is beyond a limit
+//! is counted under the label value `other`, never lost.
+//! Must not know: who counts, HTTP.
+//!
+//! Every series carries `iothub`, `edge_device` and `instance_number` (a GUID per process); those that the Azure Monitor
+//! collector module picks up also carry `ms_telemetry="True"`. Summaries give the quantiles 0.1, 0.5, 0.9, 0.99 of the
+//! last hour (45 to 60 minutes, 5 % relative error) and `_sum` and `_count` since the start.
+
+mod family;
+mod labels;
+mod sketch;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus::{Registry, TextEncoder};
+
+use self::family::{Family, Kind, Shape};
+use self::labels::Labels;
+pub use self::labels::{IDS_MAX, OUTPUTS_MAX, STRANGERS_MAX};
+use crate::clock::{self, SharedClock};
+use crate::identity::Identity;
+
+/// The `to` label of what goes to the hub.
+const UPSTREAM: &str = "upstream";
+
+/// Most gauges that [`Metrics::set_gauge`] makes. Their names are literals of the program: far fewer.
+const GAUGES_MAX: usize = 256;
+
+type Refresh = Arc<dyn Fn(&Metrics) + Send + Sync>;
+
+/// All metrics of the process.
+pub struct Metrics {
+    registry: Registry,
+    base: Vec<(&'static str, String)>,
+    clock: SharedClock,
+    labels: Labels,
+    clients: AtomicI64,
+    families: Families,
+    gauges: Mutex<HashMap<&'static str, Family>>,
+    refresh: Mutex<Vec<Refresh>>,
+}
+
+struct Families {
+    received: Family,
+    size: Family,
+    sent: Family,
+    send_seconds: Family,
+    process_seconds: Family,
+    dropped: Family,
+    unacked: Family,
+    queue_length: Family,
+    queue_bytes: Family,
+    offline: Family,
+    offline_seconds: Family,
+    retries: Family,
+    connected: Family,
+    disconnected: Family,
+    connect_failed: Family,
+    clients: Family,
+    upstream_connected: Family,
+    refused: Family,
+    events: Family,
+}
+
+impl Metrics {
+    /// The metrics of an edge device of a hub.
+    pub fn new(hub_host: &str, edge_device: &str) -> Arc<Self> {
+        Self::with_clock(hub_host, edge_device, clock::system())
+    }
+
+    /// As [`Self::new`], with the clock that the summaries' window goes by.
+    pub fn with_clock(hub_host: &str, edge_device: &str, clock: SharedClock) -> Arc<Self> {
+        Self::with_instance(hub_host, edge_device, &guid(rand::random()), clock)
+    }
+
+    fn with_instance(hub: &str, edge: &str, instance: &str, clock: SharedClock) -> Arc<Self> {
+        let registry = Registry::new();
+        let base = vec![
+            ("edge_device", edge.to_owned()),
+            ("instance_number", instance.to_owned()),
+            ("iothub", hub.to_owned()),
+        ];
+        let families = Families::new(&Maker { registry: &registry, base: &base, clock: &clock });
+        families.clients.set(&[], 0.0);
+        families.upstream_connected.set(&[], 0.0);
+        Arc::new(Self {
+            registry,
+            base,
+            clock,
+            labels: Labels::default(),
+            clients: AtomicI64::new(0),
+            families,
+            gauges: Mutex::default(),
+            refresh: Mutex::default(),
+        })
+    }
+
+    /// A message of `bytes` body bytes came in.
+    pub fn message_received(&self, from: &Identity, output: Option<&str>, bytes: usize) {
+        let id = self.labels.id(from);
+        self.families.received.inc(&[self.labels.output(output), &id]);
+        self.families.size.observe(&[&id], bytes as f64);
+    }
+
+    /// The hub has taken a message: `send` is the send operation alone, `process` counts from when it was stored.
+    /// `priority` as [`priority_label`] writes it.
+    pub fn message_sent(
+        &self,
+        from: &Identity,
+        output: Option<&str>,
+        priority: &str,
+        send: Duration,
+        process: Duration,
+    ) {
+        let id = self.labels.id(from);
+        let output = self.labels.output(output);
+        let f = &self.families;
+        f.sent.inc(&[&id, UPSTREAM, output, "", priority]);
+        f.send_seconds.observe(&[&id, UPSTREAM, output, ""], send.as_secs_f64());
+        f.process_seconds.observe(&[&id, UPSTREAM, priority], process.as_secs_f64());
+    }
+
+    /// A message was dropped on purpose (`no_route`, `ttl_expiry`, ...).
+    pub fn message_dropped(&self, reason: &'static str, from: &Identity, output: Option<&str>) {
+        let id = self.labels.id(from);
+        self.families.dropped.inc(&[reason, &id, self.labels.output(output)]);
+    }
+
+    /// A message was not acknowledged (`storage_failure`, ...).
+    pub fn message_unacked(&self, reason: &'static str, from: &Identity, output: Option<&str>) {
+        let id = self.labels.id(from);
+        self.families.unacked.inc(&[reason, &id, self.labels.output(output)]);
+    }
+
+    /// A client is connected.
+    pub fn client_connected(&self, who: &Identity) {
+        self.families.connected.inc(&[&self.labels.id(who)]);
+        self.clients.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A client that was connected is gone.
+    pub fn client_disconnected(&self, who: &Identity) {
+        self.families.disconnected.inc(&[&self.labels.id(who)]);
+        self.clients.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Somebody who says to be `id` was refused. The claim is not proved, so strangers have a small budget of labels
+    /// of their own and cannot use up the devices'.
+    pub fn connect_failed(&self, id: &str, reason: &'static str) {
+        self.families.connect_failed.inc(&[&self.labels.stranger(id), reason]);
+    }
+
+    /// The upstream of `id` went away.
+    pub fn went_offline(&self, id: &str) {
+        self.families.offline.inc(&[&self.labels.text(id)]);
+    }
+
+    /// The upstream of `id` is back, `after` it went away.
+    pub fn came_online(&self, id: &str, after: Duration) {
+        self.families.offline_seconds.observe(&[&self.labels.text(id)], after.as_secs_f64());
+    }
+
+    /// An operation for `id` is tried again.
+    pub fn retried(&self, id: &str, operation: &'static str) {
+        self.families.retries.inc(&[&self.labels.text(id), operation]);
+    }
+
+    /// A peer was refused at a stage (`tls`, `connect`, `publish`, ...).
+    pub fn refused(&self, stage: &'static str, reason: &'static str) {
+        self.families.refused.inc(&[stage, reason]);
+    }
+
+    /// Any other counted event.
+    pub fn counted(&self, what: &'static str, reason: &'static str) {
+        self.families.events.inc(&[what, reason]);
+    }
+
+    /// Whether the hub is reached.
+    pub fn set_upstream_connected(&self, connected: bool) {
+        self.families.upstream_connected.set(&[], f64::from(u8::from(connected)));
+    }
+
+    /// What waits in the queue of `endpoint` and `priority` (as [`priority_label`] writes it).
+    pub fn set_queue(&self, endpoint: &str, priority: &str, messages: u64, bytes: u64) {
+        self.families.queue_length.set(&[endpoint, priority], messages as f64);
+        self.families.queue_bytes.set(&[endpoint, priority], bytes as f64);
+    }
+
+    /// The queue is gone for good.
+    pub fn forget_queue(&self, endpoint: &str, priority: &str) {
+        self.families.queue_length.forget(&[endpoint, priority]);
+        self.families.queue_bytes.forget(&[endpoint, priority]);
+    }
+
+    /// Sets the gauge `sphere_gateway_<name>`; `name` is of lower-case letters, digits and `_`.
+    pub fn set_gauge(&self, name: &'static str, help: &'static str, value: f64) {
+        let fits = !name.is_empty()
+            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+        let mut gauges = self.gauges.lock().unwrap_or_else(PoisonError::into_inner);
+        if !gauges.contains_key(name) {
+            debug_assert!(fits && gauges.len() < GAUGES_MAX, "gauge {name:?}");
+            if !fits || gauges.len() >= GAUGES_MAX {
+                return;
+            }
+            let maker = Maker { registry: &self.registry, base: &self.base, clock: &self.clock };
+            let family =
+                maker.make(&format!("sphere_gateway_{name}"), help, Kind::Gauge, &[], false);
+            gauges.insert(name, family);
+        }
+        if let Some(family) = gauges.get(name) {
+            family.set(&[], value);
+        }
+    }
+
+    /// Has `refresh` called before each scrape, to bring gauges up to date. It must be quick and must not wait.
+    pub fn on_scrape(&self, refresh: impl Fn(&Self) + Send + Sync + 'static) {
+        self.refresh.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::new(refresh));
+    }
+
+    /// Everything in Prometheus' text format.
+    pub fn render(&self) -> String {
+        let refresh = self.refresh.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for f in refresh {
+            f(self);
+        }
+        self.families.clients.set(&[], self.clients.load(Ordering::Relaxed) as f64);
+        let mut text = String::new();
+        if let Err(e) = TextEncoder::new().encode_utf8(&self.registry.gather(), &mut text) {
+            // Writing to a String cannot fail; a family without series is not gathered.
+            debug_assert!(false, "{e}");
+        }
+        text
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").field("base", &self.base).finish_non_exhaustive()
+    }
+}
+
+/// The `priority` label: `0` .. `9`, and the reference's own number for a route that gives none.
+pub fn priority_label(priority: u8) -> &'static str {
+    const LABELS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+    LABELS.get(usize::from(priority)).copied().unwrap_or("2000000000")
+}
+
+/// A version 4 GUID (RFC 9562 5.4).
+fn guid(random: [u8; 16]) -> String {
+    let mut b = random;
+    b[6] = b[6] & 0x0f | 0x40;
+    b[8] = b[8] & 0x3f | 0x80;
+    let hex: String = b.iter().map(|b| format!("{b:02x}")).collect();
+    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
+}
+
+/// What a new family needs.
+struct Maker<'m> {
+    registry: &'m Registry,
+    base: &'m [(&'static str, String)],
+    clock: &'m SharedClock,
+}
+
+impl Maker<'_> {
+    /// Makes and registers a family; `telemetry` = marked for the Azure Monitor collector.
+    fn make(
+        &self,
+        name: &str,
+        help: &'static str,
+        kind: Kind,
+        labels: &'static [&'static str],
+        telemetry: bool,
+    ) -> Family {
+        let mut constant = self.base.to_vec();
+        if telemetry {
+            constant.push(("ms_telemetry", "True".to_owned()));
+        }
+        let shape = Shape { name: name.to_owned(), help, kind, labels };
+        let family = Family::new(shape, constant, Arc::clone(self.clock));
+        let registered = self.registry.register(Box::new(family.clone()));
+        debug_assert!(registered.is_ok(), "{name}: {registered:?}");
+        family
+    }
+
+    /// A series of the reference that the Azure Monitor collector picks up.
+    fn picked(
+        &self,
+        name: &str,
+        help: &'static str,
+        kind: Kind,
+        labels: &'static [&'static str],
+    ) -> Family {
+        self.make(name, help, kind, labels, true)
+    }
+
+    /// Any other series.
+    fn plain(
+        &self,
+        name: &str,
+        help: &'static str,
+        kind: Kind,
+        labels: &'static [&'static str],
+    ) -> Family {
+        self.make(name, help, kind, labels, false)
+    }
+}
+
+impl Families {
+    #[rustfmt::skip]
+    fn new(m: &Maker<'_>) -> Self {
+        use Kind::{Counter, Gauge, Summary};
+        Self {
+            received: m.picked("edgehub_messages_received_total", "Messages received from clients", Counter, &["route_output", "id"]),
+            size: m.plain("edgehub_message_size_bytes", "Body size of received messages", Summary, &["id"]),
+            sent: m.picked("edgehub_messages_sent_total", "Messages that the endpoint has taken", Counter, &["from", "to", "from_route_output", "to_route_input", "priority"]),
+            send_seconds: m.plain("edgehub_message_send_duration_seconds", "Time taken by a send operation", Summary, &["from", "to", "from_route_output", "to_route_input"]),
+            process_seconds: m.picked("edgehub_message_process_duration_seconds", "Time from stored to delivered", Summary, &["from", "to", "priority"]),
+            dropped: m.picked("edgehub_messages_dropped_total", "Messages dropped on purpose, by reason", Counter, &["reason", "from", "from_route_output"]),
+            unacked: m.picked("edgehub_messages_unack_total", "Messages not acknowledged, by reason", Counter, &["reason", "from", "from_route_output"]),
+            queue_length: m.picked("edgehub_queue_length", "Messages that wait in a queue", Gauge, &["endpoint", "priority"]),
+            queue_bytes: m.plain("sphere_gateway_queue_bytes", "Bytes that wait in a queue", Gauge, &["endpoint", "priority"]),
+            offline: m.picked("edgehub_offline_count_total", "Times that the upstream went away", Counter, &["id"]),
+            offline_seconds: m.picked("edgehub_offline_duration_seconds", "How long the upstream was away", Summary, &["id"]),
+            retries: m.picked("edgehub_operation_retry_total", "Operations tried again", Counter, &["id", "operation"]),
+            connected: m.plain("edgehub_client_connect_success_total", "Clients connected", Counter, &["id"]),
+            disconnected: m.plain("edgehub_client_disconnect_total", "Clients gone", Counter, &["id"]),
+            connect_failed: m.picked("edgehub_client_connect_failed_total", "Clients refused at connect, by reason", Counter, &["id", "reason"]),
+            clients: m.plain("edgehub_connected_clients", "Clients that are connected now", Gauge, &[]),
+            upstream_connected: m.plain("sphere_gateway_upstream_connected", "1 while the hub is reached", Gauge, &[]),
+            refused: m.plain("sphere_gateway_refused_total", "Peers and packets refused, by stage and reason", Counter, &["stage", "reason"]),
+            events: m.plain("sphere_gateway_events_total", "Other counted events", Counter, &["event", "reason"]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,230 @@
+//! Names, labels and text of the metrics, literally.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::clock::{Clock, UnixMillis};
+use crate::identity::{ClientName, DeviceId, ModuleId};
+
+/// A clock that stands still until it is moved.
+#[derive(Debug)]
+struct Still {
+    origin: Instant,
+    secs: AtomicU64,
+}
+
+impl Clock for Still {
+    fn wall(&self) -> UnixMillis {
+        UnixMillis(0)
+    }
+
+    fn monotonic(&self) -> Instant {
+        self.origin + Duration::from_secs(self.secs.load(Ordering::Relaxed))
+    }
+}
+
+fn fixture() -> (Arc<Metrics>, Arc<Still>) {
+    let clock = Arc::new(Still { origin: clock::system().monotonic(), secs: AtomicU64::new(0) });
+    let metrics =
+        Metrics::with_instance("hub.net", "edge", "guid", Arc::clone(&clock) as SharedClock);
+    (metrics, clock)
+}
+
+fn device(name: &str) -> Identity {
+    Identity::vouched(ClientName::Device(DeviceId::parse(name).unwrap()))
+}
+
+fn module(name: &str) -> Identity {
+    let (edge, module) = (DeviceId::parse("edge").unwrap(), ModuleId::parse(name).unwrap());
+    Identity::vouched(ClientName::Module(edge, module))
+}
+
+/// The lines of a text that belong to one of `names`, comments left out.
+fn lines(text: &str, names: &[&str]) -> Vec<String> {
+    let belongs = |line: &&str| names.iter().any(|n| line.starts_with(n));
+    text.lines().filter(belongs).map(str::to_owned).collect()
+}
+
+const BASE: &str = r#"edge_device="edge",instance_number="guid",iothub="hub.net""#;
+
+#[test]
+fn the_series_that_azure_monitor_picks_up_read_as_the_reference_writes_them() {
+    let (m, _) = fixture();
+    let (d, s) = (device("d1"), Duration::from_secs(2));
+    m.message_received(&d, None, 100);
+    m.message_received(&module("m"), Some("out"), 100);
+    m.message_sent(&d, None, priority_label(10), Duration::from_millis(1), s);
+    m.message_dropped("no_route", &d, None);
+    m.message_unacked("storage_failure", &d, Some("out"));
+    m.set_queue("iothub", priority_label(3), 5, 640);
+    m.went_offline("edge/$edgeHub");
+    m.came_online("edge/$edgeHub", s);
+    m.retried("d1", "telemetry");
+    m.connect_failed("who", "auth");
+    let text = m.render();
+    let picked: Vec<&str> = text
+        .lines()
+        .filter(|l| l.contains("ms_telemetry=\"True\"") && !l.contains("quantile"))
+        .collect();
+    assert_eq!(
+        picked,
+        [
+            r#"edgehub_client_connect_failed_total{edge_device="edge",id="who",instance_number="guid",iothub="hub.net",ms_telemetry="True",reason="auth"} 1"#,
+            r#"edgehub_message_process_duration_seconds_sum{edge_device="edge",from="d1",instance_number="guid",iothub="hub.net",ms_telemetry="True",priority="2000000000",to="upstream"} 2"#,
+            r#"edgehub_message_process_duration_seconds_count{edge_device="edge",from="d1",instance_number="guid",iothub="hub.net",ms_telemetry="True",priority="2000000000",to="upstream"} 1"#,
+            r#"edgehub_messages_dropped_total{edge_device="edge",from="d1",from_route_output="",instance_number="guid",iothub="hub.net",ms_telemetry="True",reason="no_route"} 1"#,
+            r#"edgehub_messages_received_total{edge_device="edge",id="d1",instance_number="guid",iothub="hub.net",ms_telemetry="True",route_output=""} 1"#,
+            r#"edgehub_messages_received_total{edge_device="edge",id="edge/m",instance_number="guid",iothub="hub.net",ms_telemetry="True",route_output="out"} 1"#,
+            r#"edgehub_messages_sent_total{edge_device="edge",from="d1",from_route_output="",instance_number="guid",iothub="hub.net",ms_telemetry="True",priority="2000000000",to="upstream",to_route_input=""} 1"#,
+            r#"edgehub_messages_unack_total{edge_device="edge",from="d1",from_route_output="out",instance_number="guid",iothub="hub.net",ms_telemetry="True",reason="storage_failure"} 1"#,
+            r#"edgehub_offline_count_total{edge_device="edge",id="edge/$edgeHub",instance_number="guid",iothub="hub.net",ms_telemetry="True"} 1"#,
+            r#"edgehub_offline_duration_seconds_sum{edge_device="edge",id="edge/$edgeHub",instance_number="guid",iothub="hub.net",ms_telemetry="True"} 2"#,
+            r#"edgehub_offline_duration_seconds_count{edge_device="edge",id="edge/$edgeHub",instance_number="guid",iothub="hub.net",ms_telemetry="True"} 1"#,
+            r#"edgehub_operation_retry_total{edge_device="edge",id="d1",instance_number="guid",iothub="hub.net",ms_telemetry="True",operation="telemetry"} 1"#,
+            r#"edgehub_queue_length{edge_device="edge",endpoint="iothub",instance_number="guid",iothub="hub.net",ms_telemetry="True",priority="3"} 5"#,
+        ]
+    );
+    for (name, kind) in [
+        ("edgehub_messages_received_total", "counter"),
+        ("edgehub_messages_sent_total", "counter"),
+        ("edgehub_message_size_bytes", "summary"),
+        ("edgehub_message_send_duration_seconds", "summary"),
+        ("edgehub_message_process_duration_seconds", "summary"),
+        ("edgehub_queue_length", "gauge"),
+        ("edgehub_messages_dropped_total", "counter"),
+        ("edgehub_messages_unack_total", "counter"),
+        ("edgehub_offline_count_total", "counter"),
+        ("edgehub_offline_duration_seconds", "summary"),
+        ("edgehub_operation_retry_total", "counter"),
+        ("edgehub_client_connect_failed_total", "counter"),
+        ("edgehub_connected_clients", "gauge"),
+    ] {
+        let line = format!("# TYPE {name} {kind}");
+        assert!(text.lines().any(|l| l == line), "{line}");
+    }
+}
+
+#[test]
+fn the_other_series() {
+    let (m, _) = fixture();
+    m.client_connected(&device("a"));
+    m.client_connected(&device("b"));
+    m.client_disconnected(&device("a"));
+    m.refused("tls", "bad_certificate");
+    m.counted("takeover", "same_id");
+    m.set_upstream_connected(true);
+    m.set_gauge("store_bytes", "Bytes on disk", 7.5);
+    m.set_gauge("store_bytes", "Bytes on disk", 8.5);
+    let text = m.render();
+    let got = lines(&text, &["edgehub_c", "sphere_gateway_"]);
+    assert_eq!(
+        got,
+        [
+            r#"edgehub_client_connect_success_total{edge_device="edge",id="a",instance_number="guid",iothub="hub.net"} 1"#.to_owned(),
+            r#"edgehub_client_connect_success_total{edge_device="edge",id="b",instance_number="guid",iothub="hub.net"} 1"#.to_owned(),
+            r#"edgehub_client_disconnect_total{edge_device="edge",id="a",instance_number="guid",iothub="hub.net"} 1"#.to_owned(),
+            format!("edgehub_connected_clients{{{BASE}}} 1"),
+            r#"sphere_gateway_events_total{edge_device="edge",event="takeover",instance_number="guid",iothub="hub.net",reason="same_id"} 1"#.to_owned(),
+            format!(
+                r#"sphere_gateway_refused_total{{{BASE},reason="bad_certificate",stage="tls"}} 1"#
+            ),
+            format!("sphere_gateway_store_bytes{{{BASE}}} 8.5"),
+            format!("sphere_gateway_upstream_connected{{{BASE}}} 1"),
+        ]
+    );
+}
+
+#[test]
+fn quantiles_look_back_an_hour_and_then_read_nan() {
+    let (m, clock) = fixture();
+    m.message_received(&device("d"), None, 1000);
+    let quantile = |m: &Metrics| -> Vec<f64> {
+        let text = m.render();
+        let lines = lines(&text, &["edgehub_message_size_bytes{"]);
+        assert!(lines[0].contains(r#"quantile="0.1""#) && lines[3].contains(r#"quantile="0.99""#));
+        lines.iter().map(|l| l.rsplit(' ').next().unwrap().parse().unwrap()).collect()
+    };
+    let fresh = quantile(&m);
+    assert_eq!(fresh.len(), 4);
+    assert!(fresh.iter().all(|v| (v - 1000.0).abs() <= 50.1), "{fresh:?}");
+    clock.secs.store(3601, Ordering::Relaxed);
+    assert!(quantile(&m).iter().all(|v| v.is_nan()));
+    let sum = lines(&m.render(), &["edgehub_message_size_bytes_sum"]);
+    assert!(sum[0].ends_with(" 1000"), "{sum:?}");
+}
+
+#[test]
+fn ids_beyond_the_limit_are_counted_together_and_none_is_lost() {
+    let (m, _) = fixture();
+    for i in 0..IDS_MAX + 5 {
+        m.message_received(&device(&format!("d{i}")), None, 1);
+    }
+    m.message_received(&device("d0"), None, 1);
+    let text = m.render();
+    let got = lines(&text, &["edgehub_messages_received_total"]);
+    assert_eq!(got.len(), IDS_MAX + 1);
+    let ends = |id: &str, value: &str| {
+        got.iter().any(|l| l.contains(&format!("id=\"{id}\",")) && l.ends_with(value))
+    };
+    assert!(ends("other", " 5") && ends("d0", " 2"));
+}
+
+#[test]
+fn strangers_cannot_use_up_the_devices_labels() {
+    let (m, _) = fixture();
+    m.client_connected(&device("known"));
+    for i in 0..IDS_MAX + STRANGERS_MAX {
+        m.connect_failed(&format!("stranger{i}"), "auth");
+    }
+    m.connect_failed("known", "auth");
+    m.client_connected(&device("late"));
+    let text = m.render();
+    assert_eq!(lines(&text, &["edgehub_client_connect_failed_total"]).len(), STRANGERS_MAX + 2);
+    assert_eq!(lines(&text, &["edgehub_client_connect_success_total"]).len(), 2);
+    assert!(text.contains("id=\"late\""));
+}
+
+#[test]
+fn output_names_are_limited_too() {
+    let (m, _) = fixture();
+    for i in 0..OUTPUTS_MAX + 7 {
+        m.message_received(&module("m"), Some(&format!("o{i}")), 1);
+    }
+    let got = lines(&m.render(), &["edgehub_messages_received_total"]);
+    assert_eq!(got.len(), OUTPUTS_MAX + 1);
+    assert!(got.iter().any(|l| l.contains("route_output=\"other\"") && l.ends_with(" 7")));
+}
+
+#[test]
+fn label_values_that_only_differ_in_where_they_are_cut_stay_apart() {
+    let (m, _) = fixture();
+    m.message_dropped("r", &device("ab"), Some("c"));
+    m.message_dropped("r", &device("a"), Some("bc"));
+    assert_eq!(lines(&m.render(), &["edgehub_messages_dropped_total"]).len(), 2);
+}
+
+#[test]
+fn gauges_are_refreshed_by_a_scrape_and_a_queue_can_be_forgotten() {
+    let (m, _) = fixture();
+    m.on_scrape(|m| m.set_queue("iothub", "0", 1, 2));
+    m.set_queue("EDGE/m/i", "0", 1, 2);
+    m.forget_queue("EDGE/m/i", "0");
+    let text = m.render();
+    let got = lines(&text, &["edgehub_queue_length", "sphere_gateway_queue_bytes"]);
+    assert_eq!(got.len(), 2, "{got:?}");
+}
+
+#[test]
+fn label_values_are_escaped() {
+    let (m, _) = fixture();
+    m.connect_failed("a\"b\\c\nd", "auth");
+    assert!(m.render().contains(r#"id="a\"b\\c\nd""#));
+}
+
+#[test]
+fn the_instance_number_is_a_guid() {
+    let text = guid([0xff; 16]);
+    assert_eq!(text, "ffffffff-ffff-4fff-bfff-ffffffffffff");
+}
