@@ -35,6 +35,7 @@ pub mod metrics;
 // Bytes and dialect.
 
 // What is ours: who, what, where to, and keeping it.
+pub mod store;
 
 // Tasks and sockets.
 

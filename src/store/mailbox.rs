@@ -1,0 +1,226 @@
+//! The way to the writer thread: what waits for it, and for how much room.
+//!
+//! Owns: the queue of commands, bounded by the byte budget, and the public [`Appender`].
+//! Invariants: commands are taken in the order in which they came; an append holds its share of the budget until its
+//! receipt is sent, so waiting memory is at most `pending_bytes_max` (plus one largest payload). A mutex with a condition
+//! variable instead of a channel, because the writer needs a wait with a time limit and takes a whole batch at a time.
+//! Must not know: files.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+
+use super::append::{Append, AppendError};
+use super::id::QueueId;
+use super::queue::Shared;
+use super::record::PAYLOAD_BYTES_MAX;
+use super::{Health, StoreError};
+
+/// What an append weighs in the budget beside its payload, per queue: its record header and its place in the mailbox.
+const OVERHEAD_BYTES: usize = 256;
+
+/// An append and its share of the budget.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) append: Append,
+    /// About the bytes that it will take in the segments.
+    pub(super) weight: usize,
+    /// Given back when the append is answered.
+    _permit: OwnedSemaphorePermit,
+}
+
+pub(super) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// What the writer is asked to do.
+pub(super) enum Command {
+    Append(Pending),
+    Open(QueueId, Reply<Arc<Shared>>),
+    DeleteIfEmpty(Arc<Shared>, Reply<bool>),
+    Close,
+}
+
+/// What the writer gets when it looks.
+#[derive(Default)]
+pub(super) struct Taken {
+    /// Appends, up to the batch limit, in order.
+    pub(super) batch: Vec<Pending>,
+    /// The command behind them, if it is another one.
+    pub(super) command: Option<Command>,
+    /// Somebody wants to settle.
+    pub(super) settle: bool,
+}
+
+#[derive(Default)]
+struct Waiting {
+    commands: VecDeque<Command>,
+    /// Weight of the appends among them.
+    bytes: usize,
+    /// Another command is among them: the commit window ends.
+    urgent: bool,
+    settle: bool,
+    closed: bool,
+}
+
+/// The mailbox of the writer thread.
+pub(super) struct Mailbox {
+    waiting: Mutex<Waiting>,
+    wake: Condvar,
+    budget: Arc<Semaphore>,
+    budget_bytes: usize,
+    health: watch::Sender<Health>,
+}
+
+impl Mailbox {
+    pub(super) fn new(pending_bytes_max: usize) -> Self {
+        let budget_bytes = pending_bytes_max.clamp(OVERHEAD_BYTES, Semaphore::MAX_PERMITS >> 3);
+        let budget_bytes = budget_bytes.min(u32::MAX as usize);
+        Self {
+            waiting: Mutex::default(),
+            wake: Condvar::new(),
+            budget: Arc::new(Semaphore::new(budget_bytes)),
+            budget_bytes,
+            health: watch::Sender::new(Health::Healthy),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn health(&self) -> &watch::Sender<Health> {
+        &self.health
+    }
+
+    /// Nobody gets in any more; those who wait for room are sent away.
+    pub(super) fn shut(&self) {
+        self.budget.close();
+        self.lock().closed = true;
+    }
+
+    /// Adds a command; gives it back if the mailbox is shut.
+    pub(super) fn post(&self, command: Command) -> Result<(), Command> {
+        let mut waiting = self.lock();
+        if waiting.closed {
+            return Err(command);
+        }
+        match &command {
+            Command::Append(pending) => waiting.bytes += pending.weight,
+            _ => waiting.urgent = true,
+        }
+        waiting.commands.push_back(command);
+        drop(waiting);
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    /// Posts `Close` behind everything that waits and lets nothing in after it.
+    pub(super) fn post_close(&self) {
+        let _ = self.post(Command::Close);
+        self.shut();
+    }
+
+    /// Tells the writer that some queue wants to settle.
+    pub(super) fn poke(&self) {
+        self.lock().settle = true;
+        self.wake.notify_one();
+    }
+
+    /// Waits until there is something, at most `limit`, and takes it: appends until their weight reaches `bytes_max`,
+    /// or up to the first other command. Once the first append is there, waits `window` for more.
+    pub(super) fn take(&self, bytes_max: usize, window: Duration, limit: Duration) -> Taken {
+        let idle = |w: &mut Waiting| w.commands.is_empty() && !w.settle;
+        let waiting = self.lock();
+        let (mut waiting, _) = self
+            .wake
+            .wait_timeout_while(waiting, limit, idle)
+            .unwrap_or_else(PoisonError::into_inner);
+        if !window.is_zero() && matches!(waiting.commands.front(), Some(Command::Append(_))) {
+            let more = |w: &mut Waiting| w.bytes < bytes_max && !w.urgent;
+            (waiting, _) = self
+                .wake
+                .wait_timeout_while(waiting, window, more)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        let mut taken = Taken { settle: std::mem::take(&mut waiting.settle), ..Taken::default() };
+        let mut bytes = 0;
+        while bytes < bytes_max {
+            match waiting.commands.pop_front() {
+                Some(Command::Append(pending)) => {
+                    bytes += pending.weight;
+                    waiting.bytes -= pending.weight;
+                    taken.batch.push(pending);
+                }
+                other => {
+                    taken.command = other;
+                    waiting.urgent = false;
+                    break;
+                }
+            }
+        }
+        taken
+    }
+
+    /// Empties the mailbox for good.
+    pub(super) fn drain(&self) -> VecDeque<Command> {
+        self.shut();
+        std::mem::take(&mut self.lock().commands)
+    }
+
+    /// Why a shut mailbox is shut.
+    pub(super) fn why_shut(&self) -> AppendError {
+        match *self.health.borrow() {
+            Health::Healthy => AppendError::Closed,
+            Health::Poisoned(_) => AppendError::Poisoned,
+        }
+    }
+
+    pub(super) async fn open(&self, id: QueueId) -> Result<Arc<Shared>, StoreError> {
+        self.ask(|reply| Command::Open(id, reply)).await
+    }
+
+    pub(super) async fn delete_if_empty(&self, shared: Arc<Shared>) -> Result<bool, StoreError> {
+        self.ask(|reply| Command::DeleteIfEmpty(shared, reply)).await
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        if self.post(command(reply)).is_err() {
+            return Err(StoreError::from_append(self.why_shut()));
+        }
+        answer.await.unwrap_or_else(|_| Err(StoreError::from_append(self.why_shut())))
+    }
+}
+
+/// Appends messages. Cheap to clone.
+#[derive(Clone)]
+pub struct Appender {
+    pub(super) mailbox: Arc<Mailbox>,
+}
+
+impl std::fmt::Debug for Appender {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Appender")
+    }
+}
+
+impl Appender {
+    /// Hands over a message; returns when it is on its way to the disk, after waiting for room in the byte budget, first
+    /// come first served. `Ok` promises a receipt, in the order of one caller's appends. `Err` promises none.
+    /// Dropping the future before it is done withdraws the message.
+    pub async fn append(&self, append: Append) -> Result<(), AppendError> {
+        debug_assert!(!append.queues.is_empty(), "an append names a queue");
+        if append.payload.len() > PAYLOAD_BYTES_MAX {
+            return Err(AppendError::TooLarge(append.payload.len()));
+        }
+        let mailbox = &self.mailbox;
+        let weight = (append.payload.len() + OVERHEAD_BYTES) * append.queues.len().max(1);
+        // A message larger than the whole budget takes all of it rather than waiting for ever.
+        let share = u32::try_from(weight.min(mailbox.budget_bytes)).expect("the budget fits u32");
+        let permit = Arc::clone(&mailbox.budget).acquire_many_owned(share).await;
+        let permit = permit.map_err(|_| mailbox.why_shut())?;
+        let pending = Pending { append, weight, _permit: permit };
+        mailbox.post(Command::Append(pending)).map_err(|_| mailbox.why_shut())
+    }
+}
