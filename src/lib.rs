@@ -33,6 +33,8 @@ pub mod message;
 pub mod metrics;
 
 // Bytes and dialect.
+pub mod iothub;
+pub mod mqtt;
 
 // What is ours: who, what, where to, and keeping it.
 pub mod store;
