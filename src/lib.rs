@@ -37,6 +37,7 @@ pub mod iothub;
 pub mod mqtt;
 
 // What is ours: who, what, where to, and keeping it.
+pub mod session;
 pub mod store;
 
 // Tasks and sockets.

@@ -1,0 +1,274 @@
+//! A connected client: serving its packets.
+//!
+//! Owns: identity, subscriptions, will, window, and when the client was last heard.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::Limits;
+use super::connect::{Pending, Testament};
+use super::output::{CloseReason, Output, TwinRequest};
+use super::window::{Print, Window};
+use crate::clock::UnixMillis;
+use crate::identity::{ClientName, Identity};
+use crate::iothub::bag;
+use crate::iothub::subscriptions::{Subscription, parse_filter};
+use crate::iothub::topics::{self, Inbound, Telemetry};
+use crate::message::{Message, Source, SystemKey};
+use crate::mqtt::packet::{
+    Delivery, Packet, Publish, QoS, SubAck, Subscribe, SubscribeReturnCode, Unsubscribe,
+};
+
+/// Application property of a message that came with the RETAIN flag; nothing is retained.
+pub(super) const RETAIN_PROPERTY: &str = "mqtt-retain";
+/// Application property of a message that came with the DUP flag.
+const DUP_PROPERTY: &str = "mqtt-dup";
+
+#[derive(Debug)]
+pub(super) struct Live {
+    identity: Identity,
+    claim: ClientName,
+    silence_max: Duration,
+    heard: Instant,
+    model_id: Option<Box<str>>,
+    will: Option<Box<Testament>>,
+    /// At most [`Subscription::KINDS`] entries.
+    subscriptions: Vec<(Subscription, QoS)>,
+    window: Window,
+}
+
+/// What became of a packet.
+pub(super) enum Served {
+    Done,
+    /// The window is full; try again when something is settled.
+    Stalled(Publish),
+    Farewell,
+    Violation(CloseReason),
+}
+
+impl Live {
+    pub(super) fn new(pending: Pending, identity: Identity, now: Instant) -> Self {
+        Self {
+            identity,
+            claim: pending.claim,
+            silence_max: pending.silence_max,
+            heard: now,
+            model_id: pending.model_id,
+            will: pending.will,
+            subscriptions: Vec::new(),
+            window: Window::default(),
+        }
+    }
+
+    pub(super) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    pub(super) fn claim(&self) -> &ClientName {
+        &self.claim
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.window.len()
+    }
+
+    pub(super) fn subscribed(&self, subscription: Subscription) -> Option<QoS> {
+        self.subscriptions.iter().find(|(s, _)| *s == subscription).map(|(_, qos)| *qos)
+    }
+
+    /// Any packet resets the keep-alive [MQTT-3.1.2-24].
+    pub(super) fn heard(&mut self, now: Instant) {
+        self.heard = now;
+    }
+
+    /// While nobody reads, silence is not the client's.
+    pub(super) fn deadline(&self, reading: bool, ack_timeout: Duration) -> Option<Instant> {
+        let silence = reading.then(|| self.heard + self.silence_max);
+        let ack = self.window.oldest().map(|since| since + ack_timeout);
+        silence.into_iter().chain(ack).min()
+    }
+
+    pub(super) fn timeout_reason(&self, now: Instant, ack_timeout: Duration) -> CloseReason {
+        if self.window.oldest().is_some_and(|since| now >= since + ack_timeout) {
+            let detail = "a message waited too long for the disk; the client will send it again";
+            return CloseReason::environment("ack_timeout", detail);
+        }
+        let secs = self.silence_max.as_secs();
+        // [MQTT-3.1.2-24]
+        CloseReason::peer("keep_alive", format!("the client has been silent for {secs} s"))
+    }
+
+    pub(super) fn settle(&mut self, tag: u64, out: &mut Vec<Output>) {
+        self.window.settle(tag, out);
+    }
+
+    pub(super) fn into_will(self, wall: UnixMillis) -> Option<Output> {
+        let tag = self.window.next_tag();
+        let Testament { mut system, properties, body } = *self.will?;
+        if let Some(model_id) = self.model_id {
+            system.set(SystemKey::ModelId, model_id);
+        }
+        let source = Source { sender: self.identity };
+        let message = Message { source, system, properties, body, received: wall };
+        Some(Output::Route { tag, message })
+    }
+
+    pub(super) fn serve(
+        &mut self,
+        packet: Packet,
+        limits: &Limits,
+        now: Instant,
+        wall: UnixMillis,
+        out: &mut Vec<Output>,
+    ) -> Served {
+        match packet {
+            Packet::Publish(publish) => return self.publish(publish, limits, now, wall, out),
+            Packet::PingReq => out.push(Output::Send(Packet::PingResp)), // [MQTT-3.12.4-1]
+            Packet::Subscribe(subscribe) => self.subscribe(&subscribe, out),
+            Packet::Unsubscribe(unsubscribe) => self.unsubscribe(&unsubscribe, out),
+            Packet::PubAck(packet_id) => out.push(Output::Acknowledged(packet_id)),
+            // The will is discarded [MQTT-3.14.4-3].
+            Packet::Disconnect => return Served::Farewell,
+            // [MQTT-3.1.0-2]
+            Packet::Connect(_) => return violation("connect_again", "a second CONNECT"),
+            Packet::PubRec(_) | Packet::PubRel(_) | Packet::PubComp(_) => {
+                return violation("qos-2", "a packet of QoS 2, which IoT Hub does not speak");
+            }
+            Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
+                return violation("server_packet", "a packet that only servers send");
+            }
+        }
+        Served::Done
+    }
+
+    fn publish(
+        &mut self,
+        publish: Publish,
+        limits: &Limits,
+        now: Instant,
+        wall: UnixMillis,
+        out: &mut Vec<Output>,
+    ) -> Served {
+        if let Delivery::ExactlyOnce { .. } = publish.delivery {
+            return violation("qos-2", "a PUBLISH with QoS 2, which IoT Hub does not speak");
+        }
+        let print = Print::of(&publish);
+        if let Some(first) = publish.delivery.packet_id().and_then(|id| self.window.find(id)) {
+            // The C SDK sends a message again after 60 s without PUBACK: the one PUBACK to come answers both. Without
+            // DUP the id belongs to another message [MQTT-2.3.1-2], and the PUBACK of the first would promise the
+            // second, which is nowhere yet.
+            return if publish.delivery.dup() && first == print {
+                Served::Done
+            } else {
+                violation("packet_id_in_use", "a PUBLISH with a packet id that is in flight")
+            };
+        }
+        if self.window.len() >= limits.inflight_max {
+            return Served::Stalled(publish);
+        }
+        let Publish { topic, payload, delivery, retain } = publish;
+        let inbound = match topics::parse_publish(topic.as_str()) {
+            Ok(inbound) => inbound,
+            Err(error) => return violation(error.label(), error.to_string()),
+        };
+        let output = match inbound {
+            Inbound::Telemetry(telemetry) => {
+                match self.message(&telemetry, payload, delivery.dup(), retain, wall) {
+                    Ok(message) => {
+                        let tag = self.window.push(delivery.packet_id(), print, now);
+                        out.push(Output::Route { tag, message });
+                        return Served::Done;
+                    }
+                    Err(reason) => return Served::Violation(reason),
+                }
+            }
+            Inbound::MethodResponse { status, rid } => {
+                Output::MethodResponse { rid: rid.into(), status, body: payload }
+            }
+            Inbound::TwinGet { rid } => Output::TwinRequest(TwinRequest::Get { rid: rid.into() }),
+            Inbound::TwinPatch { rid, version } => Output::TwinRequest(TwinRequest::Patch {
+                rid: rid.map(Into::into),
+                version,
+                body: payload,
+            }),
+        };
+        out.push(output);
+        if let Some(packet_id) = delivery.packet_id() {
+            // Nothing to wait for, but its turn [MQTT-4.6.0-2].
+            let tag = self.window.push(Some(packet_id), print, now);
+            self.window.settle(tag, out);
+        }
+        Served::Done
+    }
+
+    fn message(
+        &self,
+        telemetry: &Telemetry<'_>,
+        body: Bytes,
+        dup: bool,
+        retain: bool,
+        wall: UnixMillis,
+    ) -> Result<Message, CloseReason> {
+        // The registry may spell the id in another case than the client does: both are who was authenticated.
+        if !telemetry.names(&self.claim) && !telemetry.names(self.identity.name()) {
+            let detail = format!("{} published to the topic of someone else", self.identity);
+            return Err(CloseReason::peer("topic_identity", detail));
+        }
+        let (mut system, mut properties) = bag::decode(telemetry.bag)
+            .map_err(|error| CloseReason::peer(error.label(), error.to_string()))?;
+        if let Some(model_id) = &self.model_id {
+            system.set(SystemKey::ModelId, model_id.clone());
+        }
+        if retain {
+            properties.set(RETAIN_PROPERTY, Some("true".into()));
+        }
+        if dup {
+            properties.set(DUP_PROPERTY, Some("true".into()));
+        }
+        let source = Source { sender: self.identity.clone() };
+        Ok(Message { source, system, properties, body, received: wall })
+    }
+
+    fn subscribe(&mut self, subscribe: &Subscribe, out: &mut Vec<Output>) {
+        let mut codes = Vec::with_capacity(subscribe.filters.len());
+        let before = out.len();
+        for (filter, wanted) in &subscribe.filters {
+            let Some(subscription) = self.known(filter) else {
+                codes.push(SubscribeReturnCode::Failure);
+                continue;
+            };
+            let granted = (*wanted).min(QoS::AtLeastOnce);
+            codes.push(SubscribeReturnCode::Granted(granted));
+            self.subscriptions.retain(|(s, _)| *s != subscription); // [MQTT-3.8.4-3]
+            self.subscriptions.push((subscription, granted));
+            out.push(Output::Subscribed(subscription, granted));
+        }
+        // One code a filter, in order [MQTT-3.8.4-5], and before whatever the subscription brings.
+        let suback = SubAck { packet_id: subscribe.packet_id, codes };
+        out.insert(before, Output::Send(Packet::SubAck(suback)));
+    }
+
+    fn unsubscribe(&mut self, unsubscribe: &Unsubscribe, out: &mut Vec<Output>) {
+        // Answered even where nothing was subscribed [MQTT-3.10.4-5].
+        out.push(Output::Send(Packet::UnsubAck(unsubscribe.packet_id)));
+        for filter in &unsubscribe.filters {
+            let Some(subscription) = self.known(filter) else {
+                continue;
+            };
+            let before = self.subscriptions.len();
+            self.subscriptions.retain(|(s, _)| *s != subscription);
+            if self.subscriptions.len() < before {
+                out.push(Output::Unsubscribed(subscription));
+            }
+        }
+    }
+
+    fn known(&self, filter: &str) -> Option<Subscription> {
+        parse_filter(filter, &self.claim).or_else(|| parse_filter(filter, self.identity.name()))
+    }
+}
+
+fn violation(label: &'static str, detail: impl Into<std::borrow::Cow<'static, str>>) -> Served {
+    Served::Violation(CloseReason::peer(label, detail))
+}
