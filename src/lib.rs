@@ -37,9 +37,12 @@ pub mod iothub;
 pub mod mqtt;
 
 // What is ours: who, what, where to, and keeping it.
+pub mod auth;
 pub mod session;
 pub mod store;
 
 // Tasks and sockets.
+pub mod front;
 
 // The slow plane and the assembly.
+pub mod certs;

@@ -1,0 +1,253 @@
+//! The table of log-ins: who, with what, and the answer.
+
+use rustls_pki_types::CertificateDer;
+
+use super::*;
+use crate::auth::testing::{NOW, StillClock, ders, valid, window};
+use crate::auth::x509::CertificateInfo;
+use crate::certs::{Authority, Curve, Window, sphere_like_id};
+use crate::identity::ModuleId;
+
+const DAY: std::time::Duration = std::time::Duration::from_secs(86_400);
+const OURS: &str = "ms-azure-iot-edge://edge1-1";
+
+fn device(id: &str) -> ClientName {
+    ClientName::Device(DeviceId::parse(id).unwrap())
+}
+
+fn entry(id: &str, auth: AuthKind) -> ScopeEntry {
+    ScopeEntry {
+        name: device(id),
+        generation: "1".into(),
+        status: Status::Enabled,
+        auth,
+        scope: OURS.into(),
+        parent_scopes: vec![OURS.into()],
+        is_edge: false,
+    }
+}
+
+struct Site {
+    _folder: tempfile::TempDir,
+    tenant: Authority,
+    scope: Arc<Scope>,
+    clock: Arc<StillClock>,
+    authenticator: Authenticator,
+}
+
+impl Site {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let tenant = Authority::root("Tenant", Curve::P384, valid()).unwrap();
+        let edge = DeviceId::parse("edge1").unwrap();
+        let scope = Arc::new(Scope::load(folder.path().join("scope.json"), edge).0);
+        let clock = StillClock::at(NOW);
+        let bundle = TrustBundle::from_bytes("t", tenant.certificate_pem().as_bytes()).unwrap();
+        let authenticator = Authenticator::new(bundle, Arc::clone(&scope), clock.clone());
+        Self { _folder: folder, tenant, scope, clock, authenticator }
+    }
+
+    fn leaf(&self, cn: &str) -> Vec<CertificateDer<'static>> {
+        ders(&self.tenant.issue_client(cn, valid()).unwrap().leaf_pem)
+    }
+
+    /// `Ok(identity)` or `Err((code, label))`.
+    fn log_in(
+        &self,
+        claim: &ClientName,
+        password: Option<&[u8]>,
+        chain: &[CertificateDer<'_>],
+    ) -> Result<String, (u8, &'static str)> {
+        self.authenticator
+            .authenticate(Attempt { claim, password, chain })
+            .map(|identity| identity.to_string())
+            .map_err(|refusal| {
+                assert!(refusal.detail.len() > 20, "a refusal has words: {refusal:?}");
+                assert!(matches!(refusal.code as u8, 3 | 5), "never 2 or 4: {refusal:?}");
+                (refusal.code as u8, refusal.label)
+            })
+    }
+}
+
+#[test]
+fn while_no_scope_is_known_everyone_may_come_back() {
+    let site = Site::new();
+    let later = Err((3, "scope_unknown"));
+    let module = ClientName::Module(DeviceId::parse("d1").unwrap(), ModuleId::parse("m").unwrap());
+    assert_eq!(site.log_in(&device("d1"), None, &site.leaf("d1")), later);
+    assert_eq!(site.log_in(&device("d1"), Some(b"SharedAccessSignature sr=x"), &[]), later);
+    assert_eq!(site.log_in(&device("d1"), None, &[]), later);
+    assert_eq!(site.log_in(&module, None, &site.leaf("d1")), later);
+}
+
+#[test]
+fn the_table_of_log_ins() {
+    let site = Site::new();
+    let sphere = sphere_like_id(1);
+    let upper = sphere.to_ascii_uppercase();
+    let mut disabled = entry("off", AuthKind::CertificateAuthority);
+    disabled.status = Status::Disabled;
+    let mut foreign = entry("foreign", AuthKind::CertificateAuthority);
+    foreign.scope = "ms-azure-iot-edge://other-1".into();
+    foreign.parent_scopes = vec![];
+    site.scope.replace(
+        vec![
+            entry("d1", AuthKind::CertificateAuthority),
+            entry(&sphere, AuthKind::CertificateAuthority),
+            entry("sas1", AuthKind::Sas),
+            entry("none1", AuthKind::None),
+            disabled,
+            foreign,
+        ],
+        NOW,
+    );
+    let no = |label| Err((5, label));
+    let token: &[u8] = b"SharedAccessSignature sr=x&sig=eA==&se=1";
+    let stranger = Authority::root("Stranger", Curve::P256, valid()).unwrap();
+    let strange = ders(&stranger.issue_client("d1", valid()).unwrap().leaf_pem);
+    let old = ders(&site.tenant.issue_client("d1", window(-20, -10)).unwrap().leaf_pem);
+    let early = ders(&site.tenant.issue_client("d1", window(10, 20)).unwrap().leaf_pem);
+    let own = site.leaf("d1");
+    let module = ClientName::Module(DeviceId::parse("d1").unwrap(), ModuleId::parse("m").unwrap());
+
+    for (case, claim, password, chain, expected) in [
+        ("good", device("d1"), None, own.clone(), Ok("d1".to_owned())),
+        ("empty password is none", device("d1"), Some(&b""[..]), own.clone(), Ok("d1".to_owned())),
+        ("password wins", device("d1"), Some(token), own.clone(), no("sas_not_available")),
+        ("token alone", device("sas1"), Some(token), vec![], no("sas_not_available")),
+        ("nothing", device("d1"), None, vec![], no("no_credentials")),
+        ("module", module, None, own.clone(), no("module_by_certificate")),
+        ("unknown device", device("d9"), None, site.leaf("d9"), no("not_in_scope")),
+        ("case of a plain id", device("D1"), None, site.leaf("D1"), no("not_in_scope")),
+        ("case of the common name", device("d1"), None, site.leaf("D1"), no("common_name")),
+        ("another's certificate", device("d1"), None, site.leaf("sas1"), no("common_name")),
+        ("no id at all", device("d1"), None, site.leaf("a/b\nc"), no("common_name")),
+        ("Sphere", device(&sphere), None, site.leaf(&sphere), Ok(sphere.clone())),
+        (
+            "Sphere, certificate in capitals",
+            device(&sphere),
+            None,
+            site.leaf(&upper),
+            Ok(sphere.clone()),
+        ),
+        ("Sphere, claim in capitals", device(&upper), None, site.leaf(&sphere), Ok(sphere.clone())),
+        ("another Sphere", device(&sphere), None, site.leaf(&sphere_like_id(2)), no("common_name")),
+        ("disabled", device("off"), None, site.leaf("off"), no("disabled")),
+        ("other edge", device("foreign"), None, site.leaf("foreign"), no("not_our_child")),
+        ("SAS device", device("sas1"), None, site.leaf("sas1"), no("not_a_certificate_device")),
+        (
+            "no way to log in",
+            device("none1"),
+            None,
+            site.leaf("none1"),
+            no("not_a_certificate_device"),
+        ),
+        ("unknown CA", device("d1"), None, strange, no("unknown_ca")),
+        ("expired", device("d1"), None, old, no("expired")),
+        ("not yet valid", device("d1"), None, early, no("not_yet_valid")),
+    ] {
+        assert_eq!(site.log_in(&claim, password, &chain), expected, "{case}");
+    }
+}
+
+#[test]
+fn two_ids_that_differ_in_case_stay_two_identities() {
+    let site = Site::new();
+    let lower = sphere_like_id(1);
+    let upper = lower.to_ascii_uppercase();
+    let ca = || AuthKind::CertificateAuthority;
+    site.scope.replace(vec![entry(&lower, ca()), entry(&upper, ca())], NOW);
+    assert_eq!(site.log_in(&device(&lower), None, &site.leaf(&lower)), Ok(lower.clone()));
+    assert_eq!(site.log_in(&device(&upper), None, &site.leaf(&upper)), Ok(upper.clone()));
+    let crossed = site.log_in(&device(&upper), None, &site.leaf(&lower));
+    assert_eq!(crossed, Err((5, "common_name")));
+}
+
+#[test]
+fn by_thumbprint() {
+    let site = Site::new();
+    let anyone = Authority::root("Anyone", Curve::P256, valid()).unwrap();
+    let leaf = ders(&anyone.issue_client("whatever", window(-10, 10)).unwrap().leaf_pem);
+    let info = CertificateInfo::read(&leaf[0]).unwrap();
+    let with = |thumbprints: &[&str]| {
+        let thumbprints = thumbprints.iter().map(ToString::to_string).collect();
+        site.scope.replace(vec![entry("t1", AuthKind::SelfSigned { thumbprints })], NOW);
+        site.log_in(&device("t1"), None, &leaf)
+    };
+    assert_eq!(with(&[&info.sha1]), Ok("t1".into()));
+    assert_eq!(with(&["00", &info.sha1.to_uppercase()]), Ok("t1".into()));
+    assert_eq!(with(&[&info.sha256.to_uppercase()]), Ok("t1".into()));
+    assert_eq!(with(&["", "00", &info.sha1[..39]]), Err((5, "thumbprint")));
+    assert_eq!(with(&[]), Err((5, "thumbprint")));
+    site.clock.set(UnixMillis(NOW.0 + 11_000));
+    assert_eq!(with(&[&info.sha1]), Err((5, "expired")));
+    site.clock.set(UnixMillis(NOW.0 - 11_000));
+    assert_eq!(with(&[&info.sha1]), Err((5, "not_yet_valid")));
+}
+
+#[test]
+fn a_restart_without_upstream_knows_its_devices() {
+    let site = Site::new();
+    site.scope.replace(vec![entry("d1", AuthKind::CertificateAuthority)], NOW).stored.unwrap();
+    let edge = DeviceId::parse("edge1").unwrap();
+    let path = site._folder.path().join("scope.json");
+    let (scope, _) = Scope::load(path, edge);
+    let bundle = (*site.authenticator.bundle()).clone();
+    let after = Authenticator::new(bundle, Arc::new(scope), site.clock.clone());
+    let (claim, chain) = (device("d1"), site.leaf("d1"));
+    let attempt = Attempt { claim: &claim, password: None, chain: &chain };
+    assert_eq!(after.authenticate(attempt).map(|i| i.to_string()), Ok("d1".into()));
+}
+
+#[test]
+fn a_new_bundle_counts_from_the_next_log_in_on() {
+    let site = Site::new();
+    site.scope.replace(vec![entry("d1", AuthKind::CertificateAuthority)], NOW);
+    let leaf = site.leaf("d1");
+    assert_eq!(site.log_in(&device("d1"), None, &leaf), Ok("d1".into()));
+    site.authenticator.replace_bundle(TrustBundle::empty());
+    assert_eq!(site.log_in(&device("d1"), None, &leaf), Err((5, "unknown_ca")));
+}
+
+#[test]
+fn a_password_does_not_show() {
+    let claim = device("d1");
+    let attempt = Attempt { claim: &claim, password: Some(b"topsecret"), chain: &[] };
+    assert!(
+        !format!("{attempt:?}").contains("topsecret") && !format!("{attempt:?}").contains("116")
+    );
+}
+
+#[test]
+fn a_clock_that_starts_in_1970_is_taken_for_later_and_refuses_nobody_for_good() {
+    let mut site = Site::new();
+    let entries = ["d1", "d2"].map(|id| entry(id, AuthKind::CertificateAuthority));
+    let stored = site.scope.replace(entries.into(), NOW);
+    assert!(stored.stored.is_ok());
+    let good = site.leaf("d1");
+    let younger = Window { not_before: NOW.plus(DAY), not_after: NOW.plus(DAY * 2) };
+    let younger = ders(&site.tenant.issue_client("d2", younger).unwrap().leaf_pem);
+    site.clock = StillClock::at(UnixMillis(1000));
+    let bundle = TrustBundle::from_bytes("t", site.tenant.certificate_pem().as_bytes()).unwrap();
+    let authenticator = Authenticator::new(bundle, Arc::clone(&site.scope), site.clock.clone());
+    site.authenticator = authenticator.not_before(NOW);
+    assert_eq!(
+        site.log_in(&device("d1"), None, &good),
+        Ok("d1".into()),
+        "valid when the scope was stored"
+    );
+    assert_eq!(site.log_in(&device("d2"), None, &younger), Err((3, "clock_not_set")));
+}
+
+#[test]
+fn who_is_connected_stays_only_as_long_as_the_scope_lets_it_in() {
+    let site = Site::new();
+    let who = |id: &str| Identity::vouched(device(id));
+    assert!(site.authenticator.still_admits(&who("d1")), "an unknown scope changes nothing");
+    let mut off = entry("off", AuthKind::CertificateAuthority);
+    off.status = Status::Disabled;
+    let entries = vec![entry("d1", AuthKind::CertificateAuthority), off, entry("s", AuthKind::Sas)];
+    let _ = site.scope.replace(entries, NOW);
+    let admitted = ["d1", "off", "s", "gone"].map(|id| site.authenticator.still_admits(&who(id)));
+    assert_eq!(admitted, [true, false, false, false]);
+}

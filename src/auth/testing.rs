@@ -1,0 +1,53 @@
+//! What the tests of `auth`, `iothub::sas` and `front::tls` share: a time, a clock that stands, PEM to DER.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+
+use crate::certs::Window;
+use crate::clock::{Clock, SystemClock, UnixMillis};
+
+/// 2027-01-15T08:00:00Z.
+pub(crate) const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
+
+/// A validity relative to [`NOW`], in seconds.
+pub(crate) fn window(from: i64, to: i64) -> Window {
+    let at = |offset: i64| UnixMillis(NOW.0.saturating_add_signed(offset * 1000));
+    Window { not_before: at(from), not_after: at(to) }
+}
+
+/// A day around [`NOW`].
+pub(crate) fn valid() -> Window {
+    window(-43_200, 43_200)
+}
+
+/// The certificates of a PEM text.
+pub(crate) fn ders(pem: &str) -> Vec<CertificateDer<'static>> {
+    CertificateDer::pem_slice_iter(pem.as_bytes()).map(|der| der.unwrap()).collect()
+}
+
+/// A clock whose wall time moves only when told to.
+pub(crate) struct StillClock(AtomicU64);
+
+impl StillClock {
+    pub(crate) fn at(now: UnixMillis) -> Arc<Self> {
+        Arc::new(Self(AtomicU64::new(now.0)))
+    }
+
+    pub(crate) fn set(&self, now: UnixMillis) {
+        self.0.store(now.0, Ordering::SeqCst);
+    }
+}
+
+impl Clock for StillClock {
+    fn wall(&self) -> UnixMillis {
+        UnixMillis(self.0.load(Ordering::SeqCst))
+    }
+
+    fn monotonic(&self) -> Instant {
+        SystemClock.monotonic()
+    }
+}

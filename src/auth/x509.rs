@@ -1,0 +1,253 @@
+//! What we read out of one X.509 certificate, and how it is written down for people.
+//!
+//! Owns: [`CertificateInfo`] and the splitting of PEM and DER files into certificates.
+//! Invariants: text out of a certificate is foreign: it is escaped and cut before it reaches a log line.
+//! Must not know: which certificates are trusted.
+
+use std::fmt::Write as _;
+
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
+use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
+
+use crate::clock::UnixMillis;
+
+/// Longest name that we print, in characters: a Sphere subject has 131 (`CN=` and 128 hex digits).
+const NAME_CHARS_MAX: usize = 256;
+
+/// Why bytes are not a certificate.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MalformedCertificate {
+    /// Not DER of an X.509 certificate.
+    #[error("it is not an X.509 certificate: {0}")]
+    Der(String),
+    /// Something follows the certificate.
+    #[error("{0} bytes follow the certificate")]
+    Trailing(usize),
+}
+
+/// The facts of one certificate that decisions and messages need.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateInfo {
+    /// Subject, for people: escaped, at most 256 characters.
+    pub subject: String,
+    /// Issuer, for people: escaped, at most 256 characters.
+    pub issuer: String,
+    /// Whether subject and issuer are the same name (which a self-signed certificate shows).
+    pub self_issued: bool,
+    /// The first common name of the subject, as it stands there; `None` when there is none or it is not text.
+    pub common_name: Option<String>,
+    /// Start of validity.
+    pub not_before: UnixMillis,
+    /// End of validity (inclusive, to the second: RFC 5280 4.1.2.5).
+    pub not_after: UnixMillis,
+    /// SHA-1 over the DER, lower-case hex: the "thumbprint" of the Azure tools.
+    pub sha1: String,
+    /// SHA-256 over the DER, lower-case hex.
+    pub sha256: String,
+}
+
+/// Where `now` lies in a certificate's validity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Validity {
+    /// Before `not_before`.
+    NotYet,
+    /// Within.
+    Valid,
+    /// After `not_after`.
+    Expired,
+}
+
+/// Places `now` in `not_before..=not_after`, counted in seconds.
+pub fn validity(not_before: UnixMillis, not_after: UnixMillis, now: UnixMillis) -> Validity {
+    if now.as_secs() < not_before.as_secs() {
+        Validity::NotYet
+    } else if now.as_secs() > not_after.as_secs() {
+        Validity::Expired
+    } else {
+        Validity::Valid
+    }
+}
+
+impl CertificateInfo {
+    /// Reads one DER certificate.
+    pub fn read(der: &CertificateDer<'_>) -> Result<Self, MalformedCertificate> {
+        let certificate = parse(der)?;
+        Ok(Self {
+            subject: printable(certificate.subject()),
+            issuer: printable(certificate.issuer()),
+            self_issued: certificate.subject().as_raw() == certificate.issuer().as_raw(),
+            common_name: first_common_name(certificate.subject()),
+            not_before: from_seconds(certificate.validity().not_before.timestamp()),
+            not_after: from_seconds(certificate.validity().not_after.timestamp()),
+            sha1: hex(&Sha1::digest(der)),
+            sha256: hex(&Sha256::digest(der)),
+        })
+    }
+
+    /// Where `now` lies in the validity.
+    pub fn validity(&self, now: UnixMillis) -> Validity {
+        validity(self.not_before, self.not_after, now)
+    }
+}
+
+/// Parses a certificate and sees to it that nothing follows.
+pub(super) fn parse<'a>(
+    der: &'a CertificateDer<'_>,
+) -> Result<X509Certificate<'a>, MalformedCertificate> {
+    let (rest, certificate) =
+        X509Certificate::from_der(der).map_err(|e| MalformedCertificate::Der(e.to_string()))?;
+    match rest.len() {
+        0 => Ok(certificate),
+        n => Err(MalformedCertificate::Trailing(n)),
+    }
+}
+
+/// The first CN wins (edgehub.md 7.3), also when it is not text: a second one must not stand in for it.
+fn first_common_name(name: &X509Name<'_>) -> Option<String> {
+    name.iter_common_name().next()?.as_str().ok().map(str::to_owned)
+}
+
+/// A name for people. Foreign text: control characters are escaped, length is bounded.
+fn printable(name: &X509Name<'_>) -> String {
+    let mut text: String = name.to_string().escape_debug().take(NAME_CHARS_MAX).collect();
+    if text.chars().count() == NAME_CHARS_MAX {
+        text.push_str("...");
+    }
+    text
+}
+
+/// Times before 1970 count as 1970.
+fn from_seconds(seconds: i64) -> UnixMillis {
+    UnixMillis(u64::try_from(seconds).unwrap_or(0).saturating_mul(1000))
+}
+
+/// Lower-case hex.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("writing to a String cannot fail");
+        text
+    })
+}
+
+/// A time as people write it, e.g. `2026-03-01T12:00:00Z`.
+pub fn utc(time: UnixMillis) -> String {
+    let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+    match jiff::Timestamp::from_second(seconds) {
+        Ok(stamp) => stamp.to_string(),
+        Err(_) => "the end of time".to_owned(),
+    }
+}
+
+/// One piece of a certificate file.
+#[derive(Debug)]
+pub enum Piece {
+    /// A certificate's DER, not parsed yet.
+    Certificate(CertificateDer<'static>),
+    /// A private key: it stays unread.
+    PrivateKey,
+    /// Something that is no certificate, with words for the operator.
+    Unusable(String),
+}
+
+/// Splits a file into its certificates: PEM with any number of blocks and text around them, or one DER certificate.
+///
+/// A broken block does not take its neighbours along.
+pub fn split(file: &[u8]) -> Vec<Piece> {
+    let text = String::from_utf8_lossy(file);
+    if !text.contains("-----BEGIN ") {
+        return vec![der_piece(file)];
+    }
+    // Each part starts behind a BEGIN; what precedes the first one is explanatory text (RFC 7468 section 2).
+    text.split("-----BEGIN ").skip(1).map(pem_piece).collect()
+}
+
+fn pem_piece(part: &str) -> Piece {
+    let label = part.split("-----").next().unwrap_or_default();
+    match label {
+        "CERTIFICATE" | "X509 CERTIFICATE" => {}
+        "PKCS7" | "CMS" => return Piece::Unusable(NO_PKCS7.to_owned()),
+        _ if label.ends_with("PRIVATE KEY") => return Piece::PrivateKey,
+        // What `openssl ecparam -genkey` writes in front of a key.
+        "EC PARAMETERS" => return Piece::PrivateKey,
+        _ => {
+            let label: String = label.escape_debug().take(40).collect();
+            return Piece::Unusable(format!("a PEM block `{label}` is not a certificate"));
+        }
+    }
+    let block = format!("-----BEGIN {part}").replacen("X509 CERTIFICATE", "CERTIFICATE", 2);
+    match CertificateDer::from_pem_slice(block.as_bytes()) {
+        Ok(der) => Piece::Certificate(der),
+        Err(e) => Piece::Unusable(format!("its PEM block is damaged ({e:?}): export it again")),
+    }
+}
+
+const NO_PKCS7: &str = "PKCS#7 (.p7b) is not read yet: convert it with `openssl pkcs7 -print_certs -in FILE` (with \
+                        `-inform DER` if it is binary)";
+/// DER of the object identifier pkcs7-signedData, with which every .p7b starts (RFC 5652 section 5.1).
+const SIGNED_DATA: &[u8] = b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x07\x02";
+
+fn der_piece(file: &[u8]) -> Piece {
+    // Every DER certificate is a SEQUENCE (0x30), and so is a .p7b, whose identifier follows after 2 to 6 bytes.
+    if file.first() != Some(&0x30) {
+        return Piece::Unusable(
+            "neither PEM nor DER: export the certificate as .pem, .crt or .cer".to_owned(),
+        );
+    }
+    if (2..=6).any(|at| file.get(at..).is_some_and(|rest| rest.starts_with(SIGNED_DATA))) {
+        return Piece::Unusable(NO_PKCS7.to_owned());
+    }
+    Piece::Certificate(CertificateDer::from(file.to_vec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_fall_into_pieces_and_a_broken_one_stays_alone() {
+        let certificate = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
+        let file = format!(
+            "subject=/CN=some words\n{certificate}-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n\
+             -----BEGIN EC PRIVATE KEY-----\nMAA=\n-----END EC PRIVATE KEY-----\r\n{certificate}\
+             -----BEGIN PKCS7-----\nMAA=\n-----END PKCS7-----\n\
+             -----BEGIN CERTIFICATE-----\nMAA=\n"
+        );
+        let pieces: Vec<_> = split(file.as_bytes())
+            .into_iter()
+            .map(|piece| match piece {
+                Piece::Certificate(der) => format!("{:?}", der.as_ref()),
+                Piece::PrivateKey => "key".to_owned(),
+                Piece::Unusable(why) => why.split(' ').take(3).collect::<Vec<_>>().join(" "),
+            })
+            .collect();
+        assert_eq!(
+            pieces,
+            ["[48, 0]", "its PEM block", "key", "[48, 0]", "PKCS#7 (.p7b) is", "its PEM block"]
+        );
+        assert!(matches!(&split(b"\x30\x00")[..], [Piece::Certificate(_)]));
+        assert!(matches!(&split(b"hello")[..], [Piece::Unusable(_)]));
+        assert!(matches!(&split(b"")[..], [Piece::Unusable(_)]));
+    }
+
+    #[test]
+    fn validity_includes_both_ends_to_the_second() {
+        let (from, to) = (UnixMillis(10_000), UnixMillis(20_000));
+        for (now, expected) in [
+            (9_999, Validity::NotYet),
+            (10_000, Validity::Valid),
+            (20_999, Validity::Valid),
+            (21_000, Validity::Expired),
+        ] {
+            assert_eq!(validity(from, to, UnixMillis(now)), expected, "at {now}");
+        }
+    }
+
+    #[test]
+    fn times_are_written_in_utc() {
+        assert_eq!(utc(UnixMillis(1_700_000_000_123)), "2023-11-14T22:13:20Z");
+        assert_eq!(utc(UnixMillis(u64::MAX)), "the end of time");
+    }
+}

@@ -1,0 +1,14 @@
+//! The front end: sockets of devices, one task each.
+//!
+//! ```text
+//!  [listener] --permit--> TLS handshake (own task, time limit) --> [connection] -- CONNECT --> auth, [roster]
+//!                                                                      |  PUBLISH -> [ingest] -> routes -> store
+//!                                                                      '- receipts -> PUBACK
+//! ```
+//!
+//! Owns: accepted sockets, the connection cap, takeover of a device by its newcomer.
+//! Invariants: nothing a peer does (silence, garbage, flood) holds up the accept loop or another device; every refusal
+//! is counted under `sphere_gateway_refused_total{stage,reason}`.
+//! Must not know: `upstream`, `pump`, where the configuration comes from.
+
+pub mod tls;
