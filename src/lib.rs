@@ -38,6 +38,7 @@ pub mod mqtt;
 
 // What is ours: who, what, where to, and keeping it.
 pub mod auth;
+pub mod route;
 pub mod session;
 pub mod store;
 
@@ -45,4 +46,8 @@ pub mod store;
 pub mod front;
 
 // The slow plane and the assembly.
+pub mod admin;
 pub mod certs;
+pub mod config;
+pub mod desired;
+pub mod log;

@@ -1,0 +1,291 @@
+//! The administrator's door: `GET /metrics` (Prometheus text) and `GET /healthz`.
+//!
+//! Owns: the HTTP answers. Plain HTTP as the reference's (`edgehub.md` 10); it gives away no secrets and takes no
+//! commands. Must not know: what healthy means (a closure tells), configuration.
+//! Invariants: at most [`CONNECTIONS_MAX`] connections; scrapes one at a time, off the threads that serve devices.
+
+use std::fmt;
+use std::future::IntoFuture;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::serve::Listener;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+
+/// Most connections at a time: a scraper, a health check and a person with a browser need a handful.
+pub const CONNECTIONS_MAX: usize = 32;
+
+/// How long requests under way may take once the gateway stops.
+pub const DRAIN_MAX: Duration = Duration::from_secs(1);
+
+/// The content type of Prometheus' text format.
+const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Whether the gateway does what it promises.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Health {
+    /// Why not, in plain words; empty = healthy.
+    pub reasons: Vec<String>,
+}
+
+impl Health {
+    /// Healthy.
+    pub fn ok() -> Self {
+        Self::default()
+    }
+
+    /// Not healthy.
+    pub fn failing(reasons: Vec<String>) -> Self {
+        Self { reasons }
+    }
+}
+
+/// What the answers are made from. Cheap to clone.
+#[derive(Clone)]
+pub struct Admin {
+    metrics: Arc<Metrics>,
+    health: Arc<dyn Fn() -> Health + Send + Sync>,
+    scrape: Arc<Mutex<()>>,
+    suffix: Arc<str>,
+}
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin").field("suffix", &self.suffix).finish_non_exhaustive()
+    }
+}
+
+impl Admin {
+    /// `suffix` is the path of the metrics without the leading slash (`metrics`), of unreserved characters and `/`;
+    /// `health` is asked at each `/healthz` and must not wait.
+    pub fn new(
+        metrics: Arc<Metrics>,
+        suffix: &str,
+        health: impl Fn() -> Health + Send + Sync + 'static,
+    ) -> Self {
+        let suffix = suffix.trim_matches('/').into();
+        Self { metrics, health: Arc::new(health), scrape: Arc::default(), suffix }
+    }
+
+    /// The routes.
+    pub fn router(self) -> Router {
+        let mut router = Router::new().route("/healthz", get(healthz));
+        if &*self.suffix != "healthz" {
+            router = router.route(&format!("/{}", self.suffix), get(metrics));
+        }
+        router.with_state(self)
+    }
+}
+
+/// Serves until `stop`; requests under way get [`DRAIN_MAX`] to be answered.
+pub async fn serve(listener: TcpListener, admin: Admin, stop: CancellationToken) -> io::Result<()> {
+    let limited = Limited { listener, room: Arc::new(Semaphore::new(CONNECTIONS_MAX)) };
+    let serving = axum::serve(limited, admin.router())
+        .with_graceful_shutdown(stop.clone().cancelled_owned())
+        .into_future();
+    let overdue = async {
+        stop.cancelled().await;
+        // A peer that never ends its request must not hold up the shutdown.
+        tokio::time::sleep(DRAIN_MAX).await;
+    };
+    tokio::select! {
+        served = serving => served,
+        () = overdue => Ok(()),
+    }
+}
+
+/// A listener that accepts only while fewer than [`CONNECTIONS_MAX`] connections are open; the others wait in the
+/// kernel's backlog.
+struct Limited {
+    listener: TcpListener,
+    room: Arc<Semaphore>,
+}
+
+impl Listener for Limited {
+    type Io = Connection;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Connection, SocketAddr) {
+        let permit = Arc::clone(&self.room)
+            .acquire_owned()
+            .await
+            .expect("the semaphore lives as long as the listener and is never closed");
+        // Qualified: `TcpListener` has an inherent `accept` that gives up on errors; this one waits and goes on.
+        let (stream, peer) = Listener::accept(&mut self.listener).await;
+        (Connection { stream, _permit: permit }, peer)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+/// A stream that gives its place back when it is dropped.
+struct Connection {
+    stream: TcpStream,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, data)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+async fn metrics(State(admin): State<Admin>) -> Response {
+    let _one_at_a_time = admin.scrape.lock().await;
+    let metrics = Arc::clone(&admin.metrics);
+    // Thousands of series take tens of milliseconds on a Pi: not on a thread that serves devices.
+    match tokio::task::spawn_blocking(move || metrics.render()).await {
+        Ok(text) => ([(header::CONTENT_TYPE, METRICS_TYPE)], text).into_response(),
+        Err(e) => {
+            tracing::error!(error = %e, "rendering the metrics failed; report this as a defect");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+async fn healthz(State(admin): State<Admin>) -> Response {
+    let Health { reasons } = (admin.health)();
+    let (code, status) = if reasons.is_empty() {
+        (StatusCode::OK, "ok")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "failing")
+    };
+    let body = serde_json::json!({ "status": status, "reasons": reasons });
+    (code, axum::Json(body)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    struct Running {
+        at: SocketAddr,
+        stop: CancellationToken,
+        healthy: Arc<AtomicBool>,
+        metrics: Arc<Metrics>,
+        tasks: tokio::task::JoinSet<io::Result<()>>,
+    }
+
+    async fn start(suffix: &str) -> Running {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let (metrics, stop) = (Metrics::new("hub", "edge"), CancellationToken::new());
+        let healthy = Arc::new(AtomicBool::new(true));
+        let asked = Arc::clone(&healthy);
+        let admin = Admin::new(Arc::clone(&metrics), suffix, move || {
+            if asked.load(Ordering::Relaxed) {
+                Health::ok()
+            } else {
+                Health::failing(vec!["the store is \"poisoned\"".to_owned()])
+            }
+        });
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(serve(listener, admin, stop.clone()));
+        Running { at, stop, healthy, metrics, tasks }
+    }
+
+    /// The whole answer to a GET.
+    async fn get(at: SocketAddr, path: &str) -> String {
+        let mut stream = TcpStream::connect(at).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn metrics_and_health_are_served() {
+        let mut running = start("/metrics/").await;
+        running.metrics.counted("started", "test");
+        let answer = get(running.at, "/metrics").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(answer.contains("text/plain; version=0.0.4; charset=utf-8"), "{answer}");
+        assert!(answer.contains("sphere_gateway_events_total{"), "{answer}");
+
+        let answer = get(running.at, "/healthz").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(answer.ends_with(r#"{"reasons":[],"status":"ok"}"#), "{answer}");
+
+        running.healthy.store(false, Ordering::Relaxed);
+        let answer = get(running.at, "/healthz").await;
+        assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+        assert!(
+            answer.ends_with(r#"{"reasons":["the store is \"poisoned\""],"status":"failing"}"#),
+            "{answer}"
+        );
+
+        assert!(get(running.at, "/").await.starts_with("HTTP/1.1 404"));
+        running.stop.cancel();
+        assert!(running.tasks.join_next().await.unwrap().unwrap().is_ok());
+    }
+
+    #[tokio::test]
+    async fn the_path_of_the_metrics_is_settable() {
+        let running = start("a/b").await;
+        assert!(get(running.at, "/a/b").await.starts_with("HTTP/1.1 200"));
+        assert!(get(running.at, "/metrics").await.starts_with("HTTP/1.1 404"));
+    }
+
+    #[tokio::test]
+    async fn silent_peers_neither_take_all_memory_nor_hold_up_the_stop() {
+        let mut running = start("metrics").await;
+        let mut silent = Vec::new();
+        for _ in 0..CONNECTIONS_MAX {
+            let mut stream = TcpStream::connect(running.at).await.unwrap();
+            stream.write_all(b"GET /metrics HTTP/1.1\r\n").await.unwrap();
+            silent.push(stream);
+        }
+        let at = running.at;
+        let mut waiting = tokio::task::JoinSet::new();
+        waiting.spawn(async move { get(at, "/healthz").await });
+        // One silent peer goes: the one that waits is served.
+        silent.pop();
+        let answer = waiting.join_next().await.unwrap().unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        running.stop.cancel();
+        assert!(running.tasks.join_next().await.unwrap().unwrap().is_ok());
+    }
+}

@@ -1,0 +1,262 @@
+//! Configuration: the environment, read once, into plain data.
+//!
+//! Owns: the names, defaults and limits of every setting (`known` lists the reference's names with what becomes of
+//! them), the start-up table, and [`ConfigError`], which tells all problems at once, each with what to do.
+//! Invariants: a [`Config`] is usable as it stands (files were there, numbers in range); keys never appear in `Debug`, in
+//! the table or in an error. Keys are compared without regard to case and `:` is the same as `__` (`edgehub.md` 1.1).
+//! Must not know: the modules that are configured; `gateway` maps these structs to theirs.
+//!
+//! On purpose different from the reference: `StorageFolder` must be given, exist and be writable (edgeHub silently falls
+//! back to the temporary folder, where data dies with the container); a value that cannot be read is a problem, not a
+//! silent default.
+
+mod known;
+mod reader;
+mod settings;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::iothub::connection_string::ConnectionString;
+
+/// Where settings come from.
+pub trait Env {
+    /// All variables.
+    fn vars(&self) -> Vec<(String, String)>;
+}
+
+/// The process's environment. Variables that are not UTF-8 are not ours and are left out.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ProcessEnv;
+
+impl Env for ProcessEnv {
+    fn vars(&self) -> Vec<(String, String)> {
+        let text = |s: std::ffi::OsString| s.into_string().ok();
+        std::env::vars_os().filter_map(|(k, v)| Some((text(k)?, text(v)?))).collect()
+    }
+}
+
+/// An environment for tests and embedders.
+#[derive(Debug, Clone, Default)]
+pub struct MapEnv(pub BTreeMap<String, String>);
+
+impl MapEnv {
+    /// Sets a variable.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.0.insert(name.to_owned(), value.into());
+        self
+    }
+}
+
+impl Env for MapEnv {
+    fn vars(&self) -> Vec<(String, String)> {
+        self.0.iter().map(|(k, v)| (k.clone(), v.clone())).collect()
+    }
+}
+
+/// Everything that is set.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Hub, edge device, `$edgeHub` and its key (`IotHubConnectionString`).
+    pub connection: ConnectionString,
+    /// The name by which devices call this gateway (`EdgeDeviceHostName`).
+    pub gateway_host_name: String,
+    /// The server's certificate and key.
+    pub server: ServerFiles,
+    /// The CAs that devices' certificates are checked against (`EdgeHubDevTrustBundleFile`).
+    pub trust_bundle: PathBuf,
+    /// The gateway's own folder: `StorageFolder` with `edgeHub` appended. Its parent exists and is writable.
+    pub storage: PathBuf,
+    /// The `$edgeHub` desired document (`edgeHubTwinFile`).
+    pub desired_file: Option<PathBuf>,
+    /// Time to live before a document says otherwise, in seconds; 0 = for ever (`storeAndForward__timeToLiveSecs`).
+    pub default_ttl_secs: u32,
+    /// The MQTT front end.
+    pub mqtt: Mqtt,
+    /// `/metrics` and `/healthz`.
+    pub metrics: MetricsListener,
+    /// Log level.
+    pub log: LogLevel,
+    /// The way to the hub.
+    pub upstream: Upstream,
+    /// When the scope is fetched.
+    pub scope: ScopeRefresh,
+    /// The durable queues.
+    pub store: Store,
+    /// What is accepted but not as it seems, with what to do.
+    pub warnings: Vec<String>,
+    rows: Vec<table::Row>,
+}
+
+/// PEM files of the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerFiles {
+    /// The chain, leaf first (`EdgeHubDevServerCertificateFile`).
+    pub certificate: PathBuf,
+    /// The leaf's private key (`EdgeHubDevServerPrivateKeyFile`).
+    pub key: PathBuf,
+}
+
+/// An address to listen on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bind {
+    /// `None` = every address of the machine.
+    pub host: Option<IpAddr>,
+    /// 0 = any free port.
+    pub port: u16,
+}
+
+impl Bind {
+    /// The addresses to try, best first: without a host `[::]` (which takes IPv4 too on Linux), and `0.0.0.0` for a
+    /// machine without IPv6.
+    pub fn candidates(&self) -> Vec<SocketAddr> {
+        let hosts = match self.host {
+            Some(host) => vec![host],
+            None => vec![Ipv6Addr::UNSPECIFIED.into(), Ipv4Addr::UNSPECIFIED.into()],
+        };
+        hosts.into_iter().map(|host| SocketAddr::new(host, self.port)).collect()
+    }
+}
+
+/// The MQTT front end (`mqttSettings__*`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mqtt {
+    /// `mqttSettings__host` (own), `mqttSettings__port`.
+    pub bind: Bind,
+    /// Most publishes of one connection that wait for the disk (`MaxPendingInboundAcknowledgements`), 1..=1024.
+    pub inflight_max: u16,
+    /// Largest packet in bytes (`MaxInboundMessageSize`), 1 KiB..=256 KiB.
+    pub packet_bytes_max: u32,
+    /// Most open connections, handshakes included (`ConnectionsMax`, own; by default 512 more than `clients_max`, for
+    /// those that are shaking hands or about to be displaced).
+    pub connections_max: u32,
+    /// Time for the TLS handshake (`HandshakeTimeoutSecs`, own): a Sphere device on a bad link needs seconds.
+    pub handshake_timeout: Duration,
+    /// How long a client may take to send CONNECT (`ConnectArrivalTimeout`).
+    pub connect_timeout: Duration,
+    /// Longest keep-alive (`MaxKeepAliveTimeout`).
+    pub keep_alive_max: Duration,
+    /// Most clients at a time, modules and devices together (`MaxConnectedClients`). 100 as in the reference, so a site
+    /// with more devices has to say so.
+    pub clients_max: u32,
+}
+
+/// The listener of `/metrics` and `/healthz` (`metrics__listener__*`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MetricsListener {
+    /// `MetricsEnabled`.
+    pub enabled: bool,
+    /// `host` (`*` = all), `port`.
+    pub bind: Bind,
+    /// `suffix`: path of the metrics without the leading slash.
+    pub suffix: String,
+}
+
+/// `RuntimeLogLevel`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// Only what ends the process.
+    Fatal,
+    /// What needs a human.
+    Error,
+    /// What may need one.
+    Warning,
+    /// State changes.
+    Info,
+    /// Reasons.
+    Debug,
+    /// Everything.
+    Verbose,
+}
+
+/// The way to the hub (`upstreamSettings__*`, own names).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upstream {
+    /// AMQP over TLS.
+    pub amqp_port: u16,
+    /// The scope API.
+    pub https_port: u16,
+    /// Roots for the hub's certificate besides the public ones: `upstreamSettings__trustBundleFile`, else the file of
+    /// `EdgeHubDevTrustBundleFile`.
+    pub extra_roots: PathBuf,
+    /// `CloudOperationTimeoutSecs`.
+    pub operation_timeout: Duration,
+    /// Close a device's link after this long without traffic (`CloudConnectionIdleTimeoutSecs`); `None` = never
+    /// (`CloseCloudConnectionOnIdleTimeout` false).
+    pub idle_link_close: Option<Duration>,
+    /// Messages of a queue that may be under way to the hub (`upstreamSettings__windowMessages`, own name, default
+    /// 1024): what a crash can make the hub see twice.
+    pub window_messages: u32,
+    /// Life of our own token; renewed after four fifths of it (`upstreamSettings__sasLifetimeSecs`, own name; the SDKs use
+    /// an hour).
+    pub token_ttl: Duration,
+}
+
+/// When the scope is fetched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScopeRefresh {
+    /// The whole scope (`DeviceScopeCacheRefreshRateSecs`).
+    pub every: Duration,
+    /// Least time between fetches on demand (`DeviceScopeCacheRefreshDelaySecs`).
+    pub on_demand_every: Duration,
+}
+
+/// The durable queues (`storeSettings__*`, own names).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Store {
+    /// How long a commit waits for company: saves flash at low rates, costs PUBACK latency. 0..=100 ms.
+    pub commit_window: Duration,
+    /// Size of a segment, 64 KiB..=1 GiB. `None` = the store's own default.
+    pub segment_bytes: Option<u64>,
+}
+
+impl Config {
+    /// Reads the environment. Either everything is right, or every problem is told at once.
+    pub fn read(env: &dyn Env) -> Result<Self, ConfigError> {
+        settings::read(env)
+    }
+
+    /// The start-up table: a row per setting with its value (secrets masked) and what becomes of it.
+    pub fn table(&self) -> String {
+        table::render(&self.rows)
+    }
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The variable.
+    pub name: String,
+    /// What is wrong with it, without secrets.
+    pub what: String,
+    /// What to do.
+    pub todo: String,
+}
+
+/// Everything that is wrong. The process ends with exit code 64 before it binds a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    /// In the order in which the settings are read.
+    pub problems: Vec<Problem>,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.problems.len();
+        let s = if count == 1 { "" } else { "s" };
+        write!(f, "{count} problem{s} in the configuration:")?;
+        for Problem { name, what, todo } in &self.problems {
+            write!(f, "\n- {name}: {what}. {todo}.")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigError {}

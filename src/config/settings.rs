@@ -1,0 +1,313 @@
+//! The settings that are honoured: names, defaults and limits.
+//!
+//! Must not know: what they are for, forms of values ([`super::reader`]).
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::reader::Reader;
+use super::{
+    Bind, Config, ConfigError, Env, LogLevel, MetricsListener, Mqtt, ScopeRefresh, ServerFiles,
+    Store, Upstream,
+};
+use crate::iothub::connection_string::ConnectionString;
+
+/// The hub takes 256 KB a message, so a larger limit would only promise what cannot be delivered.
+const PACKET_BYTES_MAX: u32 = 262_144;
+
+/// Reads everything; see [`Config::read`].
+pub(super) fn read(env: &dyn Env) -> Result<Config, ConfigError> {
+    let mut r = Reader::new(env);
+    let config = r.config();
+    match config {
+        Some(config) if r.problems.is_empty() => {
+            Ok(Config { warnings: r.warnings, rows: r.rows, ..config })
+        }
+        _ => {
+            debug_assert!(!r.problems.is_empty(), "what is missing is told");
+            Err(ConfigError { problems: r.problems })
+        }
+    }
+}
+
+/// Connections beyond the admitted clients: those that are still shaking hands, or are about to be displaced.
+const CONNECTIONS_SPARE: u32 = 512;
+
+impl Reader {
+    /// All settings, in the order of the table; `None` when one without a default is missing, which is told.
+    fn config(&mut self) -> Option<Config> {
+        let connection = self.connection();
+        let gateway_host_name = self.gateway_host_name();
+        let certificate =
+            self.file("EdgeHubDevServerCertificateFile", "the server's PEM chain, leaf first");
+        let key =
+            self.file("EdgeHubDevServerPrivateKeyFile", "the PEM key of the server's certificate");
+        let trust_bundle = self.file(
+            "EdgeHubDevTrustBundleFile",
+            "the PEM certificates of the CAs that devices come from",
+        );
+        let storage = self.storage();
+        let desired_file = self.optional_file("edgeHubTwinFile");
+        let default_ttl_secs = self.default_ttl();
+        let mqtt = self.mqtt();
+        let metrics = self.metrics();
+        let log = self.log_level();
+        let upstream = self.upstream(trust_bundle.as_deref());
+        let scope = ScopeRefresh {
+            every: self.seconds("DeviceScopeCacheRefreshRateSecs", 3600, 1, 7 * 86_400),
+            on_demand_every: self.seconds("DeviceScopeCacheRefreshDelaySecs", 120, 0, 86_400),
+        };
+        let store = self.store();
+        self.upstream_protocol();
+        // Only now is it known which variables are nobody's.
+        self.rest();
+        Some(Config {
+            connection: connection?,
+            gateway_host_name: gateway_host_name?,
+            server: ServerFiles { certificate: certificate?, key: key? },
+            trust_bundle: trust_bundle?,
+            storage: storage?,
+            desired_file,
+            default_ttl_secs,
+            mqtt,
+            metrics,
+            log,
+            upstream: upstream?,
+            scope,
+            store,
+            warnings: Vec::new(),
+            rows: Vec::new(),
+        })
+    }
+
+    fn connection(&mut self) -> Option<ConnectionString> {
+        const NAME: &str = "IotHubConnectionString";
+        const FORM: &str =
+            "HostName=<hub>;DeviceId=<edge device>;ModuleId=$edgeHub;SharedAccessKey=<key>";
+        let Some(text) = self.take(NAME, "") else {
+            let by_daemon = self.is_set("IOTEDGE_WORKLOADURI");
+            let what = if by_daemon {
+                "it is not set, and the IoT Edge daemon's workload API is not supported yet"
+            } else {
+                "it is not set"
+            };
+            self.problem(NAME, what, format!("Set it to {FORM}"));
+            return None;
+        };
+        let parsed = match ConnectionString::parse(&text) {
+            Ok(parsed) => parsed,
+            Err(e) => {
+                self.problem(NAME, format!("it cannot be read: {e}"), format!("Write {FORM}"));
+                return None;
+            }
+        };
+        for part in &parsed.ignored {
+            self.warnings.push(format!("{NAME}: the part {part} has no effect; take it out"));
+        }
+        if parsed.module.as_str() != "$edgeHub" {
+            self.problem(
+                NAME,
+                "its ModuleId is not $edgeHub",
+                "Take the connection string of the edge device's $edgeHub module: add ;ModuleId=$edgeHub and that module's key \
+                 (mind the shell: put the value in single quotes)",
+            );
+        }
+        Some(parsed)
+    }
+
+    fn gateway_host_name(&mut self) -> Option<String> {
+        const NAME: &str = "EdgeDeviceHostName";
+        let Some(text) = self.take(NAME, "") else {
+            self.problem(
+                NAME,
+                "it is not set",
+                "Give the name by which devices reach this gateway, as in its certificate",
+            );
+            return None;
+        };
+        let fits = text.len() <= 253
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+        if !fits {
+            self.problem(
+                NAME,
+                format!("{text:?} is no host name"),
+                "Give the name alone, without scheme or port",
+            );
+        }
+        Some(text)
+    }
+
+    /// The folder that is there and can be written to, `/edgeHub` appended.
+    fn storage(&mut self) -> Option<PathBuf> {
+        const NAME: &str = "StorageFolder";
+        let Some(text) = self.take(NAME, "") else {
+            self.problem(
+                NAME,
+                "it is not set (edgeHub would use the temporary folder and lose messages with it)",
+                "Give an existing folder that outlives the container, for instance a bind mount",
+            );
+            return None;
+        };
+        let folder = PathBuf::from(text);
+        match writable(&folder) {
+            Ok(()) => Some(folder.join("edgeHub")),
+            Err(e) => {
+                let what = format!("{} cannot be used ({e})", folder.display());
+                self.problem(NAME, what, "Make the folder and let the gateway's user write to it");
+                None
+            }
+        }
+    }
+
+    fn default_ttl(&mut self) -> u32 {
+        let secs: i64 = self.number("storeAndForward__timeToLiveSecs", -1, -1, i64::from(u32::MAX));
+        // Negative is for ever, which is our 0; 0 would expire everything at once, which nobody means.
+        u32::try_from(secs).unwrap_or(0)
+    }
+
+    fn mqtt(&mut self) -> Mqtt {
+        const ENABLED: &str = "mqttSettings__enabled";
+        if !self.flag(ENABLED, true) {
+            let what = "false leaves no front end: MQTT is the only one yet";
+            self.problem(ENABLED, what, "Set it to true, or leave it out");
+        }
+        let clients_max = self.number("MaxConnectedClients", 100, 1, 1_000_000);
+        let connections_max: u32 = self.number("mqttSettings__ConnectionsMax", 0, 0, 1_100_000);
+        Mqtt {
+            bind: Bind {
+                host: self.host("mqttSettings__host"),
+                port: self.number("mqttSettings__port", 8883, 0, u16::MAX),
+            },
+            inflight_max: self.number(
+                "mqttSettings__MaxPendingInboundAcknowledgements",
+                16,
+                1,
+                1024,
+            ),
+            packet_bytes_max: self.number(
+                "mqttSettings__MaxInboundMessageSize",
+                PACKET_BYTES_MAX,
+                1024,
+                PACKET_BYTES_MAX,
+            ),
+            connections_max: match connections_max {
+                0 => clients_max + CONNECTIONS_SPARE,
+                set => set,
+            },
+            handshake_timeout: self.seconds("mqttSettings__HandshakeTimeoutSecs", 30, 1, 3600),
+            connect_timeout: self.span("mqttSettings__ConnectArrivalTimeout", 60, 3600),
+            keep_alive_max: self.span("mqttSettings__MaxKeepAliveTimeout", 600, 86_400),
+            clients_max,
+        }
+    }
+
+    fn metrics(&mut self) -> MetricsListener {
+        let enabled = self.flag("metrics__listener__MetricsEnabled", true);
+        let host = self.host("metrics__listener__host");
+        let port = self.number("metrics__listener__port", 9600, 0, u16::MAX);
+        const SUFFIX: &str = "metrics__listener__suffix";
+        let suffix = self.take(SUFFIX, "metrics").unwrap_or_else(|| "metrics".to_owned());
+        let suffix = suffix.trim_matches('/').to_owned();
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~/".contains(&b);
+        if suffix.is_empty()
+            || !suffix.bytes().all(plain)
+            || suffix.contains("//")
+            || suffix == "healthz"
+        {
+            self.problem(
+                SUFFIX,
+                format!("{suffix:?} is no path"),
+                "Write letters, digits and - . _ ~ / such as metrics",
+            );
+        }
+        MetricsListener { enabled, bind: Bind { host, port }, suffix }
+    }
+
+    fn log_level(&mut self) -> LogLevel {
+        const NAME: &str = "RuntimeLogLevel";
+        let text = self.take(NAME, "info").unwrap_or_default().to_ascii_lowercase();
+        match text.as_str() {
+            "fatal" => LogLevel::Fatal,
+            "error" => LogLevel::Error,
+            "warning" => LogLevel::Warning,
+            "" | "info" => LogLevel::Info,
+            "debug" => LogLevel::Debug,
+            "verbose" => LogLevel::Verbose,
+            // edgeAgent copies its own level here: a word of a later version must not keep the gateway from starting.
+            _ => {
+                let known = "fatal, error, warning, info, debug, verbose";
+                self.warnings.push(format!(
+                    "{NAME}: {text:?} is not known, info is used; write one of {known}"
+                ));
+                LogLevel::Info
+            }
+        }
+    }
+
+    fn upstream(&mut self, trust_bundle: Option<&Path>) -> Option<Upstream> {
+        const ROOTS: &str = "upstreamSettings__trustBundleFile";
+        let amqp_port = self.number("upstreamSettings__amqpPort", 5671, 1, u16::MAX);
+        let https_port = self.number("upstreamSettings__httpsPort", 443, 1, u16::MAX);
+        let operation_timeout = self.seconds("CloudOperationTimeoutSecs", 20, 1, 3600);
+        let token_ttl = self.seconds("upstreamSettings__sasLifetimeSecs", 3600, 5, 86_400);
+        let window_messages = self.number("upstreamSettings__windowMessages", 1024, 16, 65_536);
+        let close_idle = self.flag("CloseCloudConnectionOnIdleTimeout", true);
+        let idle = self.seconds("CloudConnectionIdleTimeoutSecs", 3600, 1, 7 * 86_400);
+        let extra_roots = if self.is_set(ROOTS) {
+            self.optional_file(ROOTS)
+        } else {
+            self.take(ROOTS, "EdgeHubDevTrustBundleFile");
+            if trust_bundle.is_some() {
+                self.warnings.push(format!(
+                    "EdgeHubDevTrustBundleFile also serves to check the hub's certificate; set {ROOTS} to keep devices' CAs \
+                     apart from the hub's"
+                ));
+            }
+            trust_bundle.map(Path::to_owned)
+        }?;
+        let idle_link_close = close_idle.then_some(idle);
+        Some(Upstream {
+            amqp_port,
+            https_port,
+            extra_roots,
+            operation_timeout,
+            idle_link_close,
+            token_ttl,
+            window_messages,
+        })
+    }
+
+    fn upstream_protocol(&mut self) {
+        const NAME: &str = "UpstreamProtocol";
+        let Some(text) = self.take(NAME, "Amqp") else {
+            return;
+        };
+        if !text.eq_ignore_ascii_case("amqp") {
+            self.warnings.push(format!(
+                "{NAME}: {text:?} is not supported yet, AMQP is used; open port 5671 to the hub"
+            ));
+        }
+    }
+
+    fn store(&mut self) -> Store {
+        let window = self.number("storeSettings__commitWindowMs", 0u64, 0, 100);
+        const SEGMENT: &str = "storeSettings__segmentBytes";
+        let segment_bytes = if self.is_set(SEGMENT) {
+            Some(self.number(SEGMENT, 4 << 20, 64 << 10, 1u64 << 30))
+        } else {
+            self.take(SEGMENT, "");
+            None
+        };
+        Store { commit_window: Duration::from_millis(window), segment_bytes }
+    }
+}
+
+/// Proves that a file can be made in `folder`.
+fn writable(folder: &Path) -> std::io::Result<()> {
+    if !std::fs::metadata(folder)?.is_dir() {
+        return Err(std::io::Error::other("it is not a folder"));
+    }
+    let probe = folder.join(format!(".sphere-gateway-probe-{}", std::process::id()));
+    std::fs::OpenOptions::new().write(true).create(true).truncate(true).open(&probe)?;
+    std::fs::remove_file(&probe)
+}

@@ -1,0 +1,331 @@
+//! Promises of the configuration.
+
+use std::path::Path;
+
+use super::*;
+
+const KEY: &str = "c2VjcmV0LWtleS1vZi10aGUtaHVi";
+
+/// A folder with everything that a good configuration names, and the environment that names it.
+fn good(folder: &Path) -> MapEnv {
+    for file in ["server.pem", "server.key", "cas.pem", "hub.pem"] {
+        std::fs::write(folder.join(file), "x").unwrap();
+    }
+    let at = |file: &str| folder.join(file).display().to_string();
+    MapEnv::default()
+        .with(
+            "IotHubConnectionString",
+            format!("HostName=h.net;DeviceId=edge;ModuleId=$edgeHub;SharedAccessKey={KEY}"),
+        )
+        .with("EdgeDeviceHostName", "gateway.local")
+        .with("EdgeHubDevServerCertificateFile", at("server.pem"))
+        .with("EdgeHubDevServerPrivateKeyFile", at("server.key"))
+        .with("EdgeHubDevTrustBundleFile", at("cas.pem"))
+        .with("StorageFolder", folder.display().to_string())
+}
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+/// The problems of the good environment with one variable changed, as `name: what`.
+fn problems_with(name: &str, value: &str) -> Vec<String> {
+    let dir = folder();
+    match Config::read(&good(dir.path()).with(name, value)) {
+        Ok(_) => Vec::new(),
+        Err(e) => e.problems.iter().map(|p| format!("{}: {}", p.name, p.what)).collect(),
+    }
+}
+
+#[test]
+fn the_least_configuration_gets_the_references_defaults() {
+    let dir = folder();
+    let c = Config::read(&good(dir.path())).unwrap();
+    assert_eq!(c.gateway_host_name, "gateway.local");
+    assert_eq!(c.storage, dir.path().join("edgeHub"));
+    assert_eq!((c.desired_file.clone(), c.default_ttl_secs), (None, 0));
+    assert_eq!(
+        c.mqtt,
+        Mqtt {
+            bind: Bind { host: None, port: 8883 },
+            inflight_max: 16,
+            packet_bytes_max: 262_144,
+            connections_max: 612,
+            handshake_timeout: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(60),
+            keep_alive_max: Duration::from_secs(600),
+            clients_max: 100,
+        }
+    );
+    assert_eq!(
+        c.metrics,
+        MetricsListener {
+            enabled: true,
+            bind: Bind { host: None, port: 9600 },
+            suffix: "metrics".into()
+        }
+    );
+    assert_eq!(c.log, LogLevel::Info);
+    assert_eq!((c.upstream.amqp_port, c.upstream.https_port), (5671, 443));
+    assert_eq!(c.upstream.operation_timeout, Duration::from_secs(20));
+    assert_eq!(c.upstream.idle_link_close, Some(Duration::from_secs(3600)));
+    assert_eq!(c.scope.every, Duration::from_secs(3600));
+    assert_eq!(c.scope.on_demand_every, Duration::from_secs(120));
+    assert_eq!(c.store, Store { commit_window: Duration::ZERO, segment_bytes: None });
+    // One warning: the devices' bundle also serves the hub connection.
+    assert_eq!(c.upstream.extra_roots, c.trust_bundle);
+    assert_eq!(c.warnings.len(), 1, "{:?}", c.warnings);
+}
+
+#[test]
+fn every_setting_is_honoured_in_any_case_and_with_colons() {
+    let dir = folder();
+    let twin = dir.path().join("twin.json");
+    std::fs::write(&twin, "{}").unwrap();
+    let env = good(dir.path())
+        .with("EDGEHUBTWINFILE", twin.display().to_string())
+        .with("MQTTSETTINGS__PORT", "0")
+        .with("mqttSettings:host", "[::1]")
+        .with("mqttSettings__MaxPendingInboundAcknowledgements", "8")
+        .with("mqttSettings__maxinboundmessagesize", "65536")
+        .with("mqttSettings__ConnectArrivalTimeout", "00:00:30")
+        .with("mqttSettings__MaxKeepAliveTimeout", "1.00:00:00")
+        .with("MaxConnectedClients", " 1000 ")
+        .with("Metrics__Listener__Port", "0")
+        .with("metrics__listener__host", "*")
+        .with("metrics:listener:suffix", "/a/metrics/")
+        .with("metrics__listener__MetricsEnabled", "TRUE")
+        .with("RuntimeLogLevel", "Verbose")
+        .with("upstreamSettings__amqpPort", "15671")
+        .with("upstreamSettings__httpsPort", "10443")
+        .with("upstreamSettings__trustBundleFile", dir.path().join("hub.pem").display().to_string())
+        .with("CloudOperationTimeoutSecs", "5")
+        .with("CloseCloudConnectionOnIdleTimeout", "false")
+        .with("DeviceScopeCacheRefreshRateSecs", "60")
+        .with("DeviceScopeCacheRefreshDelaySecs", "0")
+        .with("storeSettings__commitWindowMs", "100")
+        .with("storeSettings__segmentBytes", "65536")
+        .with("storeAndForward__timeToLiveSecs", "3600");
+    let c = Config::read(&env).unwrap();
+    assert_eq!(c.desired_file, Some(twin));
+    assert_eq!(c.mqtt.bind.candidates(), ["[::1]:0".parse().unwrap()]);
+    assert!(c.metrics.enabled);
+    assert_eq!(
+        (c.mqtt.inflight_max, c.mqtt.packet_bytes_max, c.mqtt.clients_max),
+        (8, 65536, 1000)
+    );
+    assert_eq!(c.mqtt.connect_timeout, Duration::from_secs(30));
+    assert_eq!(c.mqtt.keep_alive_max, Duration::from_secs(86_400));
+    assert_eq!((c.metrics.bind.port, c.metrics.suffix.as_str()), (0, "a/metrics"));
+    assert_eq!(c.log, LogLevel::Verbose);
+    assert_eq!((c.upstream.amqp_port, c.upstream.https_port), (15671, 10443));
+    assert_eq!(c.upstream.extra_roots, dir.path().join("hub.pem"));
+    assert_eq!(c.upstream.operation_timeout, Duration::from_secs(5));
+    assert_eq!(c.upstream.idle_link_close, None);
+    assert_eq!((c.scope.every.as_secs(), c.scope.on_demand_every.as_secs()), (60, 0));
+    assert_eq!(c.store.commit_window, Duration::from_millis(100));
+    assert_eq!((c.store.segment_bytes, c.default_ttl_secs), (Some(65536), 3600));
+    assert_eq!(c.warnings, [""; 0]);
+}
+
+#[test]
+fn an_empty_environment_is_told_completely() {
+    let error = Config::read(&MapEnv::default()).unwrap_err();
+    let names: Vec<&str> = error.problems.iter().map(|p| p.name.as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "IotHubConnectionString",
+            "EdgeDeviceHostName",
+            "EdgeHubDevServerCertificateFile",
+            "EdgeHubDevServerPrivateKeyFile",
+            "EdgeHubDevTrustBundleFile",
+            "StorageFolder",
+        ]
+    );
+    let text = error.to_string();
+    assert!(text.starts_with("6 problems in the configuration:\n- IotHubConnectionString: it is not set. Set it to HostName="));
+    assert!(error.problems.iter().all(|p| !p.todo.is_empty()));
+}
+
+#[test]
+fn all_problems_are_told_together() {
+    let dir = folder();
+    let env = good(dir.path())
+        .with("mqttSettings__port", "70000")
+        .with("StorageFolder", "/nowhere/at/all")
+        .with("mqttSettings__ConnectArrivalTimeout", "60")
+        .with("mqttSettings__enabled", "yes");
+    let error = Config::read(&env).unwrap_err();
+    let names: Vec<&str> = error.problems.iter().map(|p| p.name.as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "StorageFolder",
+            "mqttSettings__enabled",
+            "mqttSettings__port",
+            "mqttSettings__ConnectArrivalTimeout"
+        ]
+    );
+}
+
+#[rustfmt::skip]
+#[test]
+fn bad_values() {
+    let table = [
+        ("mqttSettings__port", "x", "mqttSettings__port: \"x\" is out of range or no whole number"),
+        ("mqttSettings__port", "-1", "mqttSettings__port: \"-1\" is out of range or no whole number"),
+        ("mqttSettings__host", "gateway", "mqttSettings__host: \"gateway\" is no IP address"),
+        ("mqttSettings__MaxInboundMessageSize", "262145", "mqttSettings__MaxInboundMessageSize: \"262145\" is out of range or no whole number"),
+        ("mqttSettings__MaxKeepAliveTimeout", "00:99:00", "mqttSettings__MaxKeepAliveTimeout: \"00:99:00\" is no time span, or out of range"),
+        ("upstreamSettings__amqpPort", "0", "upstreamSettings__amqpPort: \"0\" is out of range or no whole number"),
+        ("upstreamSettings__trustBundleFile", "/nowhere", "upstreamSettings__trustBundleFile: /nowhere cannot be read (No such file or directory (os error 2))"),
+        ("storeSettings__commitWindowMs", "101", "storeSettings__commitWindowMs: \"101\" is out of range or no whole number"),
+        ("storeSettings__segmentBytes", "1", "storeSettings__segmentBytes: \"1\" is out of range or no whole number"),
+        ("edgeHubTwinFile", "/nowhere", "edgeHubTwinFile: /nowhere cannot be read (No such file or directory (os error 2))"),
+        ("EdgeHubDevTrustBundleFile", "/", "EdgeHubDevTrustBundleFile: / cannot be read (it is not a file)"),
+        ("EdgeDeviceHostName", "https://gw:8883", "EdgeDeviceHostName: \"https://gw:8883\" is no host name"),
+        ("metrics__listener__suffix", "healthz", "metrics__listener__suffix: \"healthz\" is no path"),
+        ("metrics__listener__suffix", "a{b}", "metrics__listener__suffix: \"a{b}\" is no path"),
+        ("IotHubConnectionString", "HostName=h.net;DeviceId=e;ModuleId=m;SharedAccessKey=a2V5", "IotHubConnectionString: its ModuleId is not $edgeHub"),
+        ("MaxConnectedClients", "0", "MaxConnectedClients: \"0\" is out of range or no whole number"),
+        ("RuntimeLogLevel", "chatty", ""),
+        ("UpstreamProtocol", "MqttWs", ""),
+        ("mqttSettings__port", "  ", ""),
+    ];
+    for (name, value, expected) in table {
+        assert_eq!(
+            problems_with(name, value).join("; "),
+            expected,
+            "{name}={value}"
+        );
+    }
+}
+
+#[test]
+fn what_is_tolerated_is_warned_about() {
+    let dir = folder();
+    let env = good(dir.path())
+        .with("RuntimeLogLevel", "chatty")
+        .with("UpstreamProtocol", "MqttWs")
+        .with("mqttSettings__prot", "1883");
+    let warnings = Config::read(&env).unwrap().warnings.join("\n");
+    for part in [
+        "RuntimeLogLevel: \"chatty\" is not known, info is used",
+        "UpstreamProtocol: \"MqttWs\" is not supported yet, AMQP is used",
+        "mqttSettings__prot: unknown setting, without effect: did you mean mqttSettings__port?",
+    ] {
+        assert!(warnings.contains(part), "{part} in {warnings}");
+    }
+}
+
+#[test]
+fn two_spellings_with_two_values_are_a_problem() {
+    let got = problems_with("MQTTSETTINGS__PORT", "1");
+    assert!(got.is_empty(), "one spelling alone is fine: {got:?}");
+    let dir = folder();
+    let env = good(dir.path()).with("mqttSettings__port", "1").with("mqttSettings:port", "2");
+    let error = Config::read(&env).unwrap_err();
+    assert_eq!(error.problems[0].what, "it is also given as mqttSettings:port, with another value");
+}
+
+#[test]
+fn a_daemon_without_a_connection_string_is_told_apart() {
+    let env =
+        MapEnv::default().with("IOTEDGE_WORKLOADURI", "unix:///var/run/iotedge/workload.sock");
+    let error = Config::read(&env).unwrap_err();
+    assert!(error.problems[0].what.contains("workload API is not supported yet"));
+}
+
+#[test]
+fn the_table_tells_honoured_ignored_and_unknown() {
+    let dir = folder();
+    let env = good(dir.path())
+        .with("OptimizeForPerformance", "false")
+        .with("MaxUpstreamBatchSize", "10")
+        .with("IOTEDGE_DEVICEID", "edge")
+        .with("mqttSettings__port", "0")
+        .with("storeSettings__colour", "red")
+        .with("PATH", "/bin")
+        .with("HOME", "/root");
+    let table = Config::read(&env).unwrap().table();
+    let row = |name: &str| -> String {
+        let line = table.lines().find(|l| l.starts_with(name)).unwrap_or_default();
+        line.split_whitespace().skip(1).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(row("mqttSettings__port"), "0 honoured");
+    assert_eq!(row("metrics__listener__port"), "9600 default");
+    assert_eq!(row("OptimizeForPerformance"), "false ignored: the footprint is small either way");
+    assert_eq!(
+        row("MaxUpstreamBatchSize"),
+        "10 ignored: batches fill up to the hub's 256 KB by themselves"
+    );
+    assert!(row("IOTEDGE_DEVICEID").starts_with("edge ignored: not honoured yet"));
+    assert_eq!(row("storeSettings__colour"), "red unknown");
+    assert_eq!(row("PATH") + &row("HOME"), "");
+}
+
+#[test]
+fn the_references_variables_of_a_pi_deployment_are_accepted_without_a_warning() {
+    let dir = folder();
+    let env = good(dir.path())
+        .with("OptimizeForPerformance", "false")
+        .with("mqttSettings__enabled", "true")
+        .with("amqpSettings__enabled", "false")
+        .with("httpSettings__enabled", "false")
+        .with("UpstreamProtocol", "Amqp")
+        .with(
+            "upstreamSettings__trustBundleFile",
+            dir.path().join("hub.pem").display().to_string(),
+        );
+    assert_eq!(Config::read(&env).unwrap().warnings, [""; 0]);
+}
+
+#[test]
+fn secrets_are_shown_nowhere() {
+    let dir = folder();
+    let long = "x".repeat(200);
+    let env = good(dir.path())
+        .with("EdgeHubApiToken", KEY)
+        .with("iotedge_password", KEY)
+        .with("edgeHubConnectionString2", format!("junk-{KEY};SharedAccessSignature={KEY}"))
+        .with("https_proxy", format!("http://user:{KEY}@proxy:8080/"))
+        .with("edgeHubNote", long.as_str());
+    let config = Config::read(&env).unwrap();
+    let table = config.table();
+    assert!(!table.contains(KEY), "{table}");
+    assert!(table.contains("SharedAccessKey=****"), "{table}");
+    assert!(table.contains("http://****@proxy:8080/"), "{table}");
+    assert!(!table.contains(&long));
+    assert!(!format!("{config:?}").contains(KEY));
+    let broken = good(dir.path()).with("IotHubConnectionString", format!("SharedAccessKey={KEY}"));
+    let error = Config::read(&broken).unwrap_err();
+    assert!(!format!("{error} {error:?}").contains(KEY));
+}
+
+#[test]
+fn every_name_of_the_references_list_is_known() {
+    // The rows of `edgehub.md` 1.2 and 1.3 that are not read here must be in the list of ignored ones; a name may not
+    // be in both.
+    let dir = folder();
+    let config = Config::read(&good(dir.path())).unwrap();
+    let honoured: Vec<String> = config
+        .table()
+        .lines()
+        .filter_map(|l| l.split_whitespace().next())
+        .map(str::to_lowercase)
+        .collect();
+    for (name, why) in super::known::IGNORED {
+        assert!(!honoured.iter().any(|h| h == name), "{name}");
+        assert!(!why.is_empty() && *name == name.to_lowercase(), "{name}");
+    }
+}
+
+#[test]
+fn the_storage_folder_is_left_as_it_was() {
+    let dir = folder();
+    let env = good(dir.path());
+    let before = std::fs::read_dir(dir.path()).unwrap().count();
+    Config::read(&env).unwrap();
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), before);
+}
