@@ -1,0 +1,404 @@
+//! One open connection: the identities that speak over it, and a delivery from token to disposition.
+//!
+//! Owns: per identity its token's due time and its telemetry link. Invariants: a link that was given up in the middle of a
+//! transfer is never used again (a half-sent delivery would be glued to the next); what goes wrong for one identity is
+//! answered to that identity; only evidence about the connection itself severs it.
+//! Must not know: how the connection came about, or what follows it.
+
+mod upkeep;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use fe2o3_amqp::Sender;
+use fe2o3_amqp::link::delivery::Sendable;
+use fe2o3_amqp_types::definitions::Fields;
+use fe2o3_amqp_types::messaging::{Batch, Data, Message as AmqpMessage, Source};
+use fe2o3_amqp_types::primitives::{Symbol, Value};
+use rand::Rng;
+use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::cbs::{CbsError, PutToken};
+use super::encode::{self, Packed};
+use super::names;
+use super::outcome::{self, Verdict, retry};
+use super::sessions::{Link, Sessions};
+use super::token::TokenSource;
+use super::{Config, Shared};
+use crate::deliver::Outcome;
+use crate::identity::{ClientName, Identity};
+use crate::iothub::sas::{self, SignError};
+use crate::message::{Message, SystemKey};
+
+/// An open connection.
+pub(super) struct Live {
+    shared: Arc<Shared>,
+    cbs: mpsc::Sender<PutToken>,
+    sessions: Sessions,
+    slots: Mutex<HashMap<Identity, Arc<Slot>>>,
+    /// Cancelled when the connection is over, by whoever notices first.
+    pub(super) severed: CancellationToken,
+    /// Senders whose last deliveries ran into the time limit, since anyone's last success.
+    timed_out: Mutex<HashSet<Identity>>,
+    probing: AtomicBool,
+    next_link: AtomicU64,
+}
+
+/// What one identity has on the connection.
+struct Slot {
+    link: AsyncMutex<LinkState>,
+    times: Mutex<Times>,
+}
+
+#[derive(Clone, Copy)]
+struct Times {
+    /// When the identity's token must be renewed; `None`: it has none here.
+    renew_at: Option<Instant>,
+    used_at: Instant,
+    /// Whether a link is open: only then the token is worth renewing.
+    open: bool,
+}
+
+enum LinkState {
+    Closed,
+    /// Goes on by itself when the delivery that started it is given up.
+    Attaching(oneshot::Receiver<Result<Box<Link>, Verdict>>),
+    Open(Box<Link>),
+}
+
+impl Slot {
+    fn times(&self) -> std::sync::MutexGuard<'_, Times> {
+        self.times.lock().expect("nothing panics under this lock")
+    }
+}
+
+impl Live {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        cbs: mpsc::Sender<PutToken>,
+        sessions: Sessions,
+        severed: CancellationToken,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            shared,
+            cbs,
+            sessions,
+            slots: Mutex::default(),
+            severed,
+            timed_out: Mutex::default(),
+            probing: AtomicBool::new(false),
+            next_link: AtomicU64::new(0),
+        })
+    }
+
+    fn config(&self) -> &Config {
+        &self.shared.config
+    }
+
+    fn now(&self) -> Instant {
+        self.shared.clock.monotonic()
+    }
+
+    /// Delivers, or says [`Outcome::Offline`] as soon as the connection is over.
+    pub(super) async fn deliver(self: &Arc<Self>, sender: &Identity, batch: &[Message]) -> Outcome {
+        let outcome = tokio::select! {
+            biased;
+            () = self.severed.cancelled() => Outcome::Offline,
+            outcome = self.deliver_here(sender, batch) => outcome,
+        };
+        match &outcome {
+            Outcome::Delivered => self.timed_out().clear(),
+            Outcome::Offline => self.severed.cancel(),
+            Outcome::Retry { reason, .. } => {
+                self.shared.metrics.retried(&sender.to_string(), "send");
+                self.shared.metrics.counted("upstream_retry", reason);
+            }
+            Outcome::Rejected { .. } | Outcome::Unauthenticated { .. } => {}
+        }
+        outcome
+    }
+
+    /// At most two attempts: the second with a fresh token when the hub refused the identity, or on a new link when a
+    /// link that had been idle turned out to be gone.
+    async fn deliver_here(self: &Arc<Self>, sender: &Identity, batch: &[Message]) -> Outcome {
+        let slot = self.slot(sender);
+        let mut state = slot.link.lock().await;
+        let was_open = matches!(*state, LinkState::Open(_));
+        match self.attempt(sender, batch, &slot, &mut state, false).await {
+            Verdict::Unauthorized(detail) => {
+                tracing::debug!(%sender, %detail, "refused by the hub; trying once more with a fresh token");
+                *state = LinkState::Closed;
+                slot.times().renew_at = None;
+                self.attempt(sender, batch, &slot, &mut state, true).await.last()
+            }
+            Verdict::LinkLost(_) if was_open => {
+                self.attempt(sender, batch, &slot, &mut state, false).await.last()
+            }
+            verdict => verdict.last(),
+        }
+    }
+
+    async fn attempt(
+        self: &Arc<Self>,
+        sender: &Identity,
+        batch: &[Message],
+        slot: &Arc<Slot>,
+        state: &mut LinkState,
+        fresh: bool,
+    ) -> Verdict {
+        if slot.times().renew_at.is_none()
+            && let Err(verdict) = self.authorize(sender, slot, fresh).await
+        {
+            return verdict;
+        }
+        // While the link is out of its slot, dropping this future drops (and so detaches) the link.
+        let mut link = match self.take_link(sender, batch, state).await {
+            Ok(link) => link,
+            Err(verdict) => {
+                slot.times().open = false;
+                return verdict;
+            }
+        };
+        slot.times().open = false;
+        match self.transfer(sender, batch, &mut link.sender).await {
+            Ok(outcome) => {
+                let now = self.now();
+                let mut times = slot.times();
+                (times.used_at, times.open) = (now, true);
+                *state = LinkState::Open(link);
+                outcome
+            }
+            Err(verdict) => verdict,
+        }
+    }
+
+    /// Puts the token for `sender`.
+    async fn authorize(
+        self: &Arc<Self>,
+        sender: &Identity,
+        slot: &Slot,
+        fresh: bool,
+    ) -> Result<(), Verdict> {
+        match self.put_token(sender.name(), fresh).await {
+            Ok(renew_at) => {
+                slot.times().renew_at = Some(renew_at);
+                Ok(())
+            }
+            Err(PutError::Cbs(CbsError::Refused(detail))) => Err(Verdict::Unauthorized(detail)),
+            Err(PutError::Cbs(CbsError::Busy(detail))) => {
+                tracing::debug!(%sender, %detail, "the hub cannot take a token now");
+                Err(Verdict::Outcome(retry("token_busy")))
+            }
+            Err(PutError::Cbs(CbsError::Gone)) => Err(Verdict::ConnectionLost),
+            Err(PutError::Sign(error)) => {
+                tracing::warn!(%error, "no token for the hub");
+                Err(Verdict::Outcome(retry("sign")))
+            }
+            Err(PutError::Time) => {
+                self.suspect(sender);
+                Err(Verdict::Outcome(retry("token_timeout")))
+            }
+        }
+    }
+
+    /// Sends `batch`, in as few transfers as it needs, each after the one before was accepted. `Ok`: the hub (or our own
+    /// check) has judged, and the link is good for the next batch. `Err`: the link is not to be used again.
+    async fn transfer(
+        self: &Arc<Self>,
+        sender: &Identity,
+        batch: &[Message],
+        link: &mut Sender,
+    ) -> Result<Verdict, Verdict> {
+        let limit = self.config().batch_bytes_max;
+        let limit = link
+            .max_message_size()
+            .and_then(|max| usize::try_from(max).ok())
+            .map_or(limit, |max| max.min(limit));
+        let to = names::telemetry_address(sender.name());
+        let metrics = &self.shared.metrics;
+        let mut left_out = |what| metrics.counted("property_left_out", what);
+        let packed = match encode::pack(batch, &to, limit, &mut left_out) {
+            Ok(packed) => packed,
+            Err(too_large) => {
+                return Ok(Verdict::Outcome(Outcome::Rejected {
+                    reason: "message-size-exceeded",
+                    detail: too_large.to_string(),
+                }));
+            }
+        };
+        for packed in packed {
+            match timeout(self.config().operation_timeout, link.send(sendable(packed))).await {
+                Err(_) => {
+                    self.suspect(sender);
+                    return Err(Verdict::Outcome(retry("timeout")));
+                }
+                Ok(Err(error)) => return Err(outcome::of_send_error(error)),
+                Ok(Ok(disposition)) => match outcome::of_disposition(disposition) {
+                    Verdict::Outcome(Outcome::Delivered) => {}
+                    other => return Ok(other),
+                },
+            }
+        }
+        Ok(Verdict::Outcome(Outcome::Delivered))
+    }
+
+    /// Takes the open link out of `state`, or attaches one.
+    async fn take_link(
+        self: &Arc<Self>,
+        sender: &Identity,
+        batch: &[Message],
+        state: &mut LinkState,
+    ) -> Result<Box<Link>, Verdict> {
+        if let LinkState::Closed = state {
+            self.make_room();
+            let model = batch.iter().find_map(|m| m.system.get(SystemKey::ModelId));
+            *state = LinkState::Attaching(self.start_attach(sender, model));
+        }
+        let attaching = match std::mem::replace(state, LinkState::Closed) {
+            LinkState::Open(link) => return Ok(link),
+            LinkState::Attaching(attaching) => attaching,
+            LinkState::Closed => unreachable!("just replaced"),
+        };
+        // Back into its place before the wait: dropping this future must not lose the link that is on its way.
+        *state = LinkState::Attaching(attaching);
+        let LinkState::Attaching(attaching) = state else { unreachable!("just set") };
+        match timeout(self.config().operation_timeout, attaching).await {
+            Err(_) => {
+                self.suspect(sender);
+                Err(Verdict::Outcome(retry("attach_timeout")))
+            }
+            Ok(attached) => {
+                *state = LinkState::Closed;
+                attached.unwrap_or(Err(Verdict::ConnectionLost))
+            }
+        }
+    }
+
+    /// Attaches on a task of its own, which ends with the attach or with the connection (see [`super::sessions`] why it
+    /// must not be cancelled).
+    fn start_attach(
+        self: &Arc<Self>,
+        sender: &Identity,
+        model: Option<&str>,
+    ) -> oneshot::Receiver<Result<Box<Link>, Verdict>> {
+        let (done, attached) = oneshot::channel();
+        let number = self.next_link.fetch_add(1, Ordering::Relaxed);
+        let address = names::telemetry_address(sender.name());
+        let properties = self.link_properties(sender.name(), model);
+        let live = self.clone();
+        self.tracker().spawn(async move {
+            let attach = async {
+                let mut turn = live.sessions.turn().await?;
+                let builder = Sender::builder()
+                    .name(format!("telemetry-{number}"))
+                    .source(Source::builder().address(format!("telemetry-{number}-source")).build())
+                    .target(address)
+                    .properties(properties);
+                let sender = builder.attach(turn.session()).await;
+                let place = turn.done();
+                Some(
+                    sender.map(|s| Box::new(Link::new(s, place))).map_err(outcome::of_attach_error),
+                )
+            };
+            tokio::select! {
+                () = live.severed.cancelled() => {}
+                attached = attach => {
+                    // Nobody there any more: the link is dropped, and so detached.
+                    let _ = done.send(attached.unwrap_or(Err(Verdict::ConnectionLost)));
+                }
+            }
+        });
+        attached
+    }
+
+    /// B3; `edgehub.md` 8.1.
+    fn link_properties(&self, name: &ClientName, model: Option<&str>) -> Fields {
+        let config = self.config();
+        let chain = names::auth_chain(name, &config.edge, &self.shared.scope);
+        let mut fields = Fields::new();
+        let mut set = |key: &str, value: &str| {
+            fields.insert(Symbol::from(key), Value::String(value.to_owned()));
+        };
+        set("com.microsoft:client-version", &config.product_info);
+        set("com.microsoft:api-version", super::API_VERSION);
+        set("com.microsoft:auth-chain", &chain);
+        if let Some(model) = model {
+            set("com.microsoft:model-id", model);
+        }
+        fields
+    }
+
+    fn tracker(&self) -> &TaskTracker {
+        &self.shared.tracker
+    }
+
+    fn tokens(&self) -> &TokenSource {
+        &self.shared.tokens
+    }
+
+    fn timed_out(&self) -> std::sync::MutexGuard<'_, HashSet<Identity>> {
+        self.timed_out.lock().expect("nothing panics under this lock")
+    }
+
+    fn slots(&self) -> std::sync::MutexGuard<'_, HashMap<Identity, Arc<Slot>>> {
+        self.slots.lock().expect("nothing panics under this lock")
+    }
+
+    fn slot(&self, sender: &Identity) -> Arc<Slot> {
+        let now = self.now();
+        let mut slots = self.slots();
+        if let Some(slot) = slots.get(sender) {
+            return slot.clone();
+        }
+        let slot = Arc::new(Slot {
+            link: AsyncMutex::new(LinkState::Closed),
+            times: Mutex::new(Times { renew_at: None, used_at: now, open: false }),
+        });
+        slots.insert(sender.clone(), slot.clone());
+        slot
+    }
+
+    /// Puts the `$edgeHub` module's token for `name`; returns when it should be renewed: somewhere in the last tenth before
+    /// four fifths of its life, so that identities that came together are not renewed together.
+    pub(super) async fn put_token(
+        &self,
+        name: &ClientName,
+        fresh: bool,
+    ) -> Result<Instant, PutError> {
+        let token = self.tokens().token(fresh).await.map_err(PutError::Sign)?;
+        let (answer, answered) = oneshot::channel();
+        let audience = sas::audience(&self.config().hub_host, name);
+        let exchange = async {
+            self.cbs.send(PutToken { audience, token: token.text, answer }).await.map_err(drop)?;
+            answered.await.map_err(drop)
+        };
+        match timeout(self.config().operation_timeout, exchange).await {
+            Err(_) => Err(PutError::Time),
+            Ok(Err(())) => Err(PutError::Cbs(CbsError::Gone)),
+            Ok(Ok(Err(error))) => Err(PutError::Cbs(error)),
+            Ok(Ok(Ok(()))) => {
+                let early = rand::rng().random_range(Duration::ZERO..=self.config().token_ttl / 10);
+                Ok(token.renew_at - early)
+            }
+        }
+    }
+}
+
+/// Why a token could not be put.
+pub(super) enum PutError {
+    Cbs(CbsError),
+    Sign(SignError),
+    Time,
+}
+
+fn sendable(packed: Packed) -> Sendable<Batch<Data>> {
+    Sendable::builder()
+        .message(AmqpMessage::builder().data_batch(packed.sections).build())
+        .message_format(encode::FORMAT_BATCH)
+        .build()
+}
