@@ -44,6 +44,7 @@ pub mod store;
 
 // Tasks and sockets.
 pub mod front;
+pub mod pump;
 pub mod upstream;
 
 // The slow plane and the assembly.

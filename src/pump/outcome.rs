@@ -1,0 +1,247 @@
+//! What the pump does with an answer: finish, rest, wait for the endpoint, or bury.
+//!
+//! Owns: the counting of outcomes, and the way to the dead letters. The verdict itself is the lane's.
+//! Invariant: every outcome that is not a delivery is counted with its reason.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::SeedableRng;
+
+use super::deadletter::DeadLetter;
+use super::lane::{Place, Surroundings, Verdict};
+use super::log::LogError;
+use super::run::{Event, Running, Who};
+use crate::deliver::Outcome;
+use crate::identity::Identity;
+use crate::message::{Message, SystemKey};
+use crate::store::{Offset, QueueId};
+
+impl Running {
+    /// Hands a batch to the endpoint.
+    pub(super) fn start_delivery(&mut self, who: Who, sender: Identity, batch: Vec<Message>) {
+        let (endpoint, clock) = (Arc::clone(&self.endpoint), Arc::clone(&self.clock));
+        self.start(async move {
+            let started = clock.monotonic();
+            let outcome = endpoint.deliver(&sender, &batch).await;
+            let took = clock.monotonic() - started;
+            Event::Sent { who, sender, batch, outcome, took }
+        });
+    }
+
+    /// A delivery was answered.
+    pub(super) fn on_sent(
+        &mut self,
+        who: &Who,
+        sender: &Identity,
+        batch: Vec<Message>,
+        outcome: Outcome,
+        took: Duration,
+    ) {
+        let now = self.clock.monotonic();
+        self.count(sender, &outcome);
+        let verdict = match who {
+            Who::Parked(name) => self.on_parked_sent(name, outcome, batch),
+            Who::Lane(_) | Who::Stray => {
+                self.sending -= 1;
+                match self.lanes.get_mut(sender) {
+                    Some(lane) => {
+                        Some(lane.judge(outcome, batch, now, &self.config, &mut self.rng))
+                    }
+                    None => self.on_inherited_sent(sender, outcome, batch),
+                }
+            }
+        };
+        let Some(verdict) = verdict else { return };
+        if let Verdict::Finish(_, messages) = &verdict {
+            self.delivered_at = Some(now);
+            self.offline_streak = 0;
+            self.count_delivered(messages, took);
+        }
+        match verdict {
+            Verdict::Away => self.go_offline(),
+            Verdict::Bury { place, message, reason, detail } => {
+                let output = message.system.get(SystemKey::OutputName);
+                self.metrics.message_dropped(reason, sender, output);
+                tracing::warn!(queue = %self.queue, %sender, reason, detail, "message refused for good: to the dead letters");
+                self.start_burial(who.clone(), place, reason, detail);
+            }
+            Verdict::Finish(places, _) if matches!(who, Who::Lane(_)) => {
+                places.iter().for_each(|p| self.window.finish(p.offset));
+            }
+            Verdict::Rest(until) if matches!(who, Who::Lane(_)) => self.on_rest(sender, now, until),
+            Verdict::Finish(..) | Verdict::Rest(_) | Verdict::Split => {}
+        }
+        if let Who::Lane(sender) = who {
+            self.enqueue(sender);
+        }
+    }
+
+    fn on_rest(&mut self, sender: &Identity, now: Instant, until: Instant) {
+        let Some(lane) = self.lanes.get(sender) else {
+            return;
+        };
+        self.timers.add(until, Who::Lane(sender.clone()));
+        // The first failure sets the second timer: when the lane has to be parked at the latest.
+        if lane.failing_since() == Some(now) {
+            self.timers.add(now + self.config.park_after, Who::Lane(sender.clone()));
+        }
+        self.consider_parking(sender, now);
+    }
+
+    fn count(&self, sender: &Identity, outcome: &Outcome) {
+        match outcome {
+            Outcome::Delivered => {}
+            Outcome::Retry { reason, after } => {
+                self.metrics.retried(&sender.to_string(), "send");
+                self.metrics.counted("delivery_retry", reason);
+                tracing::debug!(queue = %self.queue, %sender, reason, ?after, "delivery to be repeated");
+            }
+            Outcome::Offline => self.metrics.counted("delivery_retry", "offline"),
+            Outcome::Rejected { reason, .. } => self.metrics.counted("delivery_rejected", reason),
+            Outcome::Unauthenticated { detail } => {
+                self.metrics.counted("delivery_retry", "unauthenticated");
+                tracing::warn!(queue = %self.queue, %sender, detail, "the endpoint does not accept this sender: its \
+                     messages are kept; check that the device is enabled and in the gateway's scope");
+            }
+        }
+    }
+
+    fn count_delivered(&self, messages: &[Message], took: Duration) {
+        let wall = self.clock.wall().0;
+        for message in messages {
+            let process = Duration::from_millis(wall.saturating_sub(message.received.0));
+            let output = message.system.get(SystemKey::OutputName);
+            let sender = &message.source.sender;
+            self.metrics.message_sent(sender, output, &self.priority, took, process);
+        }
+    }
+
+    /// Counts records that the store had and cannot read back, from `from` on.
+    pub(super) fn count_lost(&self, queue: &QueueId, lost: &[Range<Offset>], from: Offset) {
+        for range in lost {
+            for _ in range.start.max(from).0..range.end.0 {
+                self.metrics.counted("record_lost", "damaged");
+            }
+            tracing::error!(%queue, from = range.start.0, to = range.end.0, "records are damaged on disk and lost");
+        }
+    }
+
+    /// The endpoint is away: nobody's fault, so nobody's back-off grows. The first time it is simply awaited; when it
+    /// keeps saying that it is ready and is not, a pause goes before.
+    fn go_offline(&mut self) {
+        if self.ready.is_some() {
+            return;
+        }
+        if self.offline_streak == 0 {
+            tracing::warn!(queue = %self.queue, "endpoint is away: messages are kept");
+        }
+        let pause = match self.offline_streak {
+            0 => Duration::ZERO,
+            n => self.config.flapping_backoff.pause(n, &mut self.rng),
+        };
+        self.offline_streak = self.offline_streak.saturating_add(1);
+        self.lanes.values_mut().for_each(|lane| lane.restart_failing(None));
+        self.await_endpoint(pause);
+    }
+
+    /// The endpoint can be tried again. Lanes that still rest count their failing from now.
+    pub(super) fn on_ready(&mut self) {
+        let now = self.clock.monotonic();
+        if self.offline_streak > 0 {
+            tracing::info!(queue = %self.queue, "endpoint can be tried again");
+        }
+        self.delivered_at = None;
+        for (sender, lane) in &mut self.lanes {
+            lane.restart_failing(Some(now));
+            if lane.is_resting() {
+                self.timers.add(now + self.config.park_after, Who::Lane(sender.clone()));
+            }
+        }
+    }
+
+    /// Parks `sender`'s lane if it is in the others' way.
+    pub(super) fn consider_parking(&mut self, sender: &Identity, now: Instant) {
+        if self.ready.is_some() || self.stopping {
+            return;
+        }
+        let Some(lane) = self.lanes.get(sender) else {
+            return;
+        };
+        if !lane.is_resting() && lane.sending_since().is_none() {
+            return;
+        }
+        let failing = self.lanes.values().filter(|l| l.failing_since().is_some()).count();
+        let alone = self.lanes.len() == 1;
+        let holds_full_window = self.window.room().is_none()
+            && self.window.head().is_some_and(|head| head.as_ref() == Some(sender));
+        let served = self.delivered_at.is_some_and(|at| now - at < self.config.pending_max);
+        let around = Surroundings {
+            holds_full_window,
+            others_are_well: alone || failing * 2 <= self.lanes.len(),
+            others_are_served: alone || served,
+        };
+        if lane.should_park(now, &self.config, around) {
+            self.park(sender);
+        }
+    }
+
+    /// Keeps a record among the dead letters, for as long as that takes. What it belongs to waits meanwhile.
+    pub(super) fn start_burial(
+        &mut self,
+        who: Who,
+        place: Place,
+        reason: &'static str,
+        detail: String,
+    ) {
+        let letter = DeadLetter {
+            stored: place.stored,
+            received: place.received,
+            reason: reason.to_owned(),
+            detail,
+        };
+        let (dead, metrics) = (Arc::clone(&self.dead), Arc::clone(&self.metrics));
+        let (backoff, mut rng) = (self.config.backoff, rand::rngs::StdRng::from_rng(&mut self.rng));
+        let offset = place.offset;
+        self.start(async move {
+            let mut failures = 0;
+            let result = loop {
+                match dead.keep(&letter).await {
+                    Ok(()) => break Ok(()),
+                    Err(LogError::Gone(why)) => break Err(LogError::Gone(why)),
+                    Err(LogError::Full(why)) => {
+                        failures += 1;
+                        metrics.counted("dead_letter_delayed", "full");
+                        tracing::warn!(%why, "no room for a dead letter: trying again later");
+                        tokio::time::sleep(backoff.pause(failures, &mut rng)).await;
+                    }
+                }
+            };
+            metrics.counted("dead_letter", reason);
+            Event::Buried { who, offset, result }
+        });
+    }
+
+    /// A dead letter is durable: its record is finished.
+    pub(super) fn on_buried(
+        &mut self,
+        who: &Who,
+        offset: Offset,
+        result: Result<(), LogError>,
+    ) -> Result<(), LogError> {
+        result?;
+        match who {
+            Who::Parked(name) => self.on_parked_buried(name, offset),
+            Who::Lane(sender) => {
+                self.window.finish(offset);
+                if let Some(lane) = self.lanes.get_mut(sender) {
+                    lane.buried();
+                }
+                self.enqueue(sender);
+            }
+            Who::Stray => self.window.finish(offset),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,473 @@
+//! The pump's loop: one task, no spawns. Everything that takes time is a future in one set; each ends in an [`Event`].
+//!
+//! Owns: [`Running`], all state of a running pump, and the order of its steps: fire timers, get stuck lanes out of the
+//! way, start deliveries and reads, settle, then wait for the next cause.
+//! Invariant: the loop waits unless something has changed; every start is bounded by a limit of the configuration.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::fmt::Write as _;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::deadletter::DeadLetters;
+use super::lane::{Item, Lane, Place};
+use super::log::{Appended, Log, LogError, Logs};
+use super::parked::{Name, Parked};
+use super::window::Window;
+use super::{Config, Pump};
+use crate::clock::SharedClock;
+use crate::deliver::{Deliver, Outcome};
+use crate::identity::Identity;
+use crate::message::{DecodeError, Message};
+use crate::metrics::Metrics;
+use crate::store::{Chunk, Offset, QueueId, Record};
+
+/// Pause before a read that failed is repeated.
+pub(super) const READ_PAUSE: Duration = Duration::from_secs(1);
+
+/// The reference's number for "the route gave no priority", as its metrics show it.
+const NO_PRIORITY: &str = "2000000000";
+
+/// Most events taken in before the loop starts new work and settles again.
+const EVENTS_PER_TURN: usize = 256;
+
+/// Whose delivery, burial or timer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Who {
+    /// A sender's lane of the main queue.
+    Lane(Identity),
+    /// A parked sender.
+    Parked(Name),
+    /// Nobody's: a record that is no message.
+    Stray,
+}
+
+/// Why a running pump ends by itself.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The store is gone.
+    Store(LogError),
+    /// This record is a newer program's.
+    Newer { queue: QueueId, offset: Offset, source: DecodeError },
+}
+
+impl From<LogError> for End {
+    fn from(error: LogError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// Whether what could not be read is intact and was written by a newer program: that is not damage, and is not buried.
+fn is_newer(error: &DecodeError) -> bool {
+    match error {
+        // No program has written version 0.
+        DecodeError::Version(version) => *version > 0,
+        DecodeError::Key(_) => true,
+        DecodeError::Short(_) | DecodeError::Utf8(_) | DecodeError::Id(_) => false,
+    }
+}
+
+/// Something that took time has ended.
+pub(super) enum Event {
+    Read(Result<Chunk, LogError>),
+    Sent { who: Who, sender: Identity, batch: Vec<Message>, outcome: Outcome, took: Duration },
+    Buried { who: Who, offset: Offset, result: Result<(), LogError> },
+    Moved { name: Name, log: Option<(Arc<dyn Log>, Offset)>, appended: Appended },
+
+    SideRead { name: Name, chunk: Result<Chunk, LogError> },
+    Deleted { name: Name, result: Result<bool, LogError> },
+}
+
+/// When to look at whom again. A stale entry does no harm: the lane is looked at and found to be well.
+#[derive(Default)]
+pub(super) struct Timers {
+    due: BTreeMap<(Instant, u64), Who>,
+    serial: u64,
+}
+
+impl Timers {
+    pub(super) fn add(&mut self, at: Instant, who: Who) {
+        self.serial += 1;
+        self.due.insert((at, self.serial), who);
+    }
+
+    fn next(&self) -> Option<Instant> {
+        self.due.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    fn pop_due(&mut self, now: Instant) -> Option<Who> {
+        let first = self.due.first_entry().filter(|e| e.key().0 <= now)?;
+        Some(first.remove())
+    }
+}
+
+/// A running pump.
+pub(super) struct Running {
+    pub(super) logs: Arc<dyn Logs>,
+    pub(super) queue: QueueId,
+    pub(super) endpoint: Arc<dyn Deliver>,
+    pub(super) dead: Arc<dyn DeadLetters>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) clock: SharedClock,
+    pub(super) config: Config,
+    pub(super) priority: String,
+    pub(super) rng: StdRng,
+    log: Arc<dyn Log>,
+    durable_end: watch::Receiver<Offset>,
+    pub(super) window: Window<Option<Identity>>,
+    settled: Offset,
+    reading: bool,
+    pub(super) lanes: HashMap<Identity, Lane>,
+    ring: VecDeque<Identity>,
+    pub(super) sending: usize,
+    pub(super) parked: HashMap<Name, Parked>,
+    pub(super) parked_ring: VecDeque<Name>,
+    pub(super) parked_active: usize,
+    pub(super) timers: Timers,
+    jobs: FuturesUnordered<BoxFuture<'static, Event>>,
+    /// While the endpoint is away: resolves when it can be tried again.
+    pub(super) ready: Option<BoxFuture<'static, ()>>,
+    /// How often the endpoint was away since the last delivery.
+    pub(super) offline_streak: u32,
+    pub(super) delivered_at: Option<Instant>,
+    pub(super) stopping: bool,
+    stop_at: Option<Instant>,
+}
+
+/// Runs `pump` until `stop` or until its store is gone.
+pub(super) async fn run(pump: Pump, stop: CancellationToken) -> Result<(), End> {
+    let log = open_patiently(&*pump.logs, &pump.queue).await?;
+    let mut running = Running::new(pump, log);
+    for side in running.logs.side_queues(&running.queue) {
+        running.adopt(side);
+    }
+    running.await_endpoint(Duration::ZERO);
+    loop {
+        running.turn();
+        if running.has_ended() {
+            return Ok(());
+        }
+        running.wait(&stop).await?;
+    }
+}
+
+/// Reads; a failure that may pass is repeated after a pause.
+pub(super) async fn read_patiently(
+    log: &dyn Log,
+    from: Offset,
+    records_max: usize,
+    bytes_max: usize,
+) -> Result<Chunk, LogError> {
+    loop {
+        match log.read(from, records_max, bytes_max).await {
+            Err(LogError::Full(why)) => {
+                tracing::warn!(%why, "cannot read the queue now: trying again");
+                tokio::time::sleep(READ_PAUSE).await;
+            }
+            other => return other,
+        }
+    }
+}
+
+async fn open_patiently(logs: &dyn Logs, id: &QueueId) -> Result<Arc<dyn Log>, LogError> {
+    loop {
+        match logs.open(id).await {
+            Err(LogError::Full(why)) => {
+                tracing::warn!(queue = %id, %why, "cannot open the queue now: trying again");
+                tokio::time::sleep(READ_PAUSE).await;
+            }
+            other => return other,
+        }
+    }
+}
+
+impl Running {
+    fn new(pump: Pump, log: Arc<dyn Log>) -> Self {
+        let Pump { logs, queue, endpoint, dead, metrics, clock, config } = pump;
+        let settled = log.settled();
+        let priority =
+            if queue.priority > 9 { NO_PRIORITY.to_owned() } else { queue.priority.to_string() };
+        Self {
+            logs,
+            queue,
+            endpoint,
+            dead,
+            metrics,
+            clock,
+            priority,
+            rng: StdRng::from_os_rng(),
+            durable_end: log.durable_end(),
+            window: Window::new(settled, config.window_messages_max, config.window_bytes_max),
+            config,
+            log,
+            settled,
+            reading: false,
+            lanes: HashMap::new(),
+            ring: VecDeque::new(),
+            sending: 0,
+            parked: HashMap::new(),
+            parked_ring: VecDeque::new(),
+            parked_active: 0,
+            timers: Timers::default(),
+            jobs: FuturesUnordered::new(),
+            ready: None,
+            offline_streak: 0,
+            delivered_at: None,
+            stopping: false,
+            stop_at: None,
+        }
+    }
+
+    pub(super) fn start(&mut self, job: impl Future<Output = Event> + Send + 'static) {
+        self.jobs.push(job.boxed());
+    }
+
+    /// No deliveries until the endpoint, asked after `pause`, can be tried.
+    pub(super) fn await_endpoint(&mut self, pause: Duration) {
+        let endpoint = Arc::clone(&self.endpoint);
+        self.ready = Some(Box::pin(async move {
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
+            endpoint.ready().await;
+        }));
+    }
+
+    /// Starts all that can be started now, and settles.
+    fn turn(&mut self) {
+        let now = self.clock.monotonic();
+        while let Some(who) = self.timers.pop_due(now) {
+            self.on_timer(&who, now);
+        }
+        if !self.stopping {
+            self.unblock_window(now);
+            self.start_parked();
+            self.start_lanes(now);
+            self.start_read();
+        }
+        let below = self.window.settled();
+        if below > self.settled {
+            self.settled = below;
+            self.log.settle(below);
+        }
+    }
+
+    fn on_timer(&mut self, who: &Who, now: Instant) {
+        match who {
+            Who::Lane(sender) => {
+                if self.lanes.get_mut(sender).is_some_and(|lane| lane.wake(now)) {
+                    self.enqueue(sender);
+                } else {
+                    self.consider_parking(sender, now);
+                }
+            }
+            Who::Parked(name) => self.on_parked_timer(name, now),
+            Who::Stray => {}
+        }
+    }
+
+    /// If the window is full, the lane that holds it may have to get out of the way.
+    fn unblock_window(&mut self, now: Instant) {
+        if self.window.room().is_none()
+            && let Some(Some(head)) = self.window.head()
+        {
+            let head = head.clone();
+            self.consider_parking(&head, now);
+        }
+    }
+
+    /// Round robin over the lanes that have something to send and may.
+    fn start_lanes(&mut self, now: Instant) {
+        while self.sending < self.config.lanes_max && self.ready.is_none() {
+            let Some(sender) = self.ring.pop_front() else {
+                break;
+            };
+            let Some(lane) = self.lanes.get_mut(&sender) else {
+                continue;
+            };
+            lane.queued = false;
+            if lane.wants_turn() {
+                let batch = lane.take_batch(now, &self.config);
+                self.sending += 1;
+                self.start_delivery(Who::Lane(sender.clone()), sender, batch);
+            }
+        }
+    }
+
+    /// Gives `sender`'s lane a place at the end of the ring if it has something to send, or forgets it if it is empty.
+    pub(super) fn enqueue(&mut self, sender: &Identity) {
+        let Some(lane) = self.lanes.get_mut(sender) else {
+            return;
+        };
+        if lane.wants_turn() && !lane.queued {
+            lane.queued = true;
+            self.ring.push_back(sender.clone());
+        } else if lane.is_empty() {
+            self.lanes.remove(sender);
+        }
+    }
+
+    fn may_read(&self) -> bool {
+        !self.reading && !self.stopping && self.window.room().is_some()
+    }
+
+    fn start_read(&mut self) {
+        let from = self.window.next();
+        if !self.may_read() || *self.durable_end.borrow_and_update() <= from {
+            return;
+        }
+        let Some((messages, bytes)) = self.window.room() else {
+            return;
+        };
+        self.reading = true;
+        let log = Arc::clone(&self.log);
+        self.start(async move { Event::Read(read_patiently(&*log, from, messages, bytes).await) });
+    }
+
+    /// Sorts what was read into lanes.
+    fn on_read(&mut self, chunk: Chunk) -> Result<(), End> {
+        self.reading = false;
+        let mut text = String::new();
+        let mut met = BTreeSet::new();
+        for record in chunk.records {
+            if let Some(name) = self.admit(record, &mut text)? {
+                met.insert(name);
+            }
+        }
+        self.window.advance_to(chunk.next);
+        self.count_lost(&self.queue, &chunk.lost, Offset::default());
+        met.iter().for_each(|name| self.advance_parked(name));
+        Ok(())
+    }
+
+    /// One record enters the window. Here is the place where its age will be judged, once the clock rule is there
+    /// (`record.ttl_secs` counts from `record.received`): an expired one is counted and finished instead.
+    /// Gives the parked sender that now holds it, if there is one. `text` is room for formatting.
+    fn admit(&mut self, record: Record, text: &mut String) -> Result<Option<Name>, End> {
+        let (offset, bytes) = (record.offset, record.payload.len());
+        let place = Place::from(record);
+        let message = match Message::decode(place.stored.clone()) {
+            Ok(message) => message,
+            Err(e) => {
+                self.window.push(offset, bytes, None);
+                self.bury_damaged(Who::Stray, &self.queue.clone(), place, e)?;
+                return Ok(None);
+            }
+        };
+        let sender = message.source.sender.clone();
+        self.window.push(offset, bytes, Some(sender.clone()));
+        if !self.parked.is_empty() {
+            text.clear();
+            write!(text, "{sender}").expect("writing to a String does not fail");
+            if let Some(parked) = self.parked.get_mut(text.as_str()) {
+                parked.hold(place);
+                return Ok(Some(parked.name()));
+            }
+        }
+        let lane = self.lanes.entry(sender.clone()).or_insert_with(Lane::new);
+        lane.push(Item { place, message });
+        self.enqueue(&sender);
+        Ok(None)
+    }
+
+    /// A record of `queue` is no message: to the dead letters, unless a newer program could read it.
+    pub(super) fn bury_damaged(
+        &mut self,
+        who: Who,
+        queue: &QueueId,
+        place: Place,
+        source: DecodeError,
+    ) -> Result<(), End> {
+        let offset = place.offset;
+        if is_newer(&source) {
+            return Err(End::Newer { queue: queue.clone(), offset, source });
+        }
+        tracing::error!(%queue, offset = offset.0, error = %source, "record is no message: to the dead letters");
+        self.start_burial(who, place, "undecodable", source.to_string());
+        Ok(())
+    }
+
+    fn on_event(&mut self, event: Event) -> Result<(), End> {
+        match event {
+            Event::Read(chunk) => self.on_read(chunk?)?,
+            Event::Sent { who, sender, batch, outcome, took } => {
+                self.on_sent(&who, &sender, batch, outcome, took);
+            }
+            Event::Buried { who, offset, result } => self.on_buried(&who, offset, result)?,
+            Event::Moved { name, log, appended } => self.on_moved(&name, log, appended)?,
+            Event::SideRead { name, chunk } => self.on_side_read(&name, chunk)?,
+            Event::Deleted { name, result } => self.on_deleted(&name, result)?,
+        }
+        Ok(())
+    }
+
+    /// When something has to happen without any other cause.
+    fn deadline(&self) -> Option<Instant> {
+        if self.stopping {
+            return self.stop_at;
+        }
+        let now = self.clock.monotonic();
+        let head = self.window.head().filter(|_| self.window.room().is_none());
+        let stuck = head
+            .and_then(|sender| self.lanes.get(sender.as_ref()?)?.sending_since())
+            .map(|since| since + self.config.pending_max)
+            // Once past, the head was judged; only an answer changes anything.
+            .filter(|at| *at > now);
+        [self.timers.next(), stuck].into_iter().flatten().min()
+    }
+
+    fn has_ended(&self) -> bool {
+        let now = self.clock.monotonic();
+        self.stopping && (self.jobs.is_empty() || self.stop_at.is_some_and(|at| at <= now))
+    }
+
+    /// Waits for a cause to go on.
+    async fn wait(&mut self, stop: &CancellationToken) -> Result<(), End> {
+        let deadline = self.deadline();
+        let may_read = self.may_read();
+        tokio::select! {
+            biased;
+            () = stop.cancelled(), if !self.stopping => {
+                self.stopping = true;
+                self.stop_at = Some(self.clock.monotonic() + self.config.stop_grace);
+            }
+            Some(event) = self.jobs.next(), if !self.jobs.is_empty() => {
+                self.on_event(event)?;
+                for _ in 1..EVENTS_PER_TURN {
+                    let Some(Some(event)) = self.jobs.next().now_or_never() else { break };
+                    self.on_event(event)?;
+                }
+            }
+            () = until_ready(&mut self.ready), if self.ready.is_some() => {
+                self.ready = None;
+                self.on_ready();
+            }
+            changed = self.durable_end.changed(), if may_read => {
+                changed.map_err(|_| LogError::Gone("the queue is closed".to_owned()))?;
+            }
+            () = sleep_until(deadline), if deadline.is_some() => {}
+        }
+        Ok(())
+    }
+}
+
+async fn until_ready(ready: &mut Option<BoxFuture<'static, ()>>) {
+    if let Some(ready) = ready {
+        ready.await;
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    if let Some(at) = deadline {
+        tokio::time::sleep_until(at.into()).await;
+    }
+}
