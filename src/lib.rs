@@ -52,4 +52,5 @@ pub mod admin;
 pub mod certs;
 pub mod config;
 pub mod desired;
+pub mod gateway;
 pub mod log;

@@ -1,2 +1,162 @@
-//! Command line.
-fn main() {}
+//! The command line: `run`, `check`, `certs`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use sphere_gateway::certs::{SiteSpec, mint_site};
+use sphere_gateway::clock;
+use sphere_gateway::config::{Config, LogLevel, ProcessEnv};
+use sphere_gateway::gateway::{self, Gateway, StartError};
+use sphere_gateway::log::LogLine;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::filter::LevelFilter;
+
+/// `EX_USAGE` of sysexits.h: the configuration is wrong.
+const EXIT_USAGE: u8 = 64;
+
+/// Transparent IoT Edge gateway: a message is on disk before its PUBACK.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Options {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve devices. Configured by the environment; see `check`.
+    Run,
+    /// Read the configuration, say what each variable does, and end.
+    Check,
+    /// Make development certificates: tenant CA, edge CA, server, hub, devices.
+    Certs {
+        /// The folder to write to.
+        #[arg(long, default_value = "certs/dev")]
+        out: PathBuf,
+        /// How many devices.
+        #[arg(long, default_value_t = 1)]
+        devices: usize,
+        /// Host name or address by which devices call the gateway; may be given more than once.
+        #[arg(long = "gateway-name", default_value = "localhost")]
+        gateway_names: Vec<String>,
+        /// Replace files that exist.
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let outcome = match Options::parse().command {
+        Command::Run => run(),
+        Command::Check => check(),
+        Command::Certs { out, devices, gateway_names, force } => {
+            certs(&out, devices, &gateway_names, force)
+        }
+    };
+    outcome.unwrap_or_else(|e| {
+        eprintln!("sphere-gateway: {e:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn configuration() -> Result<Config, ExitCode> {
+    Config::read(&ProcessEnv).map_err(|e| {
+        eprintln!("{e}");
+        ExitCode::from(EXIT_USAGE)
+    })
+}
+
+fn check() -> anyhow::Result<ExitCode> {
+    Ok(match configuration() {
+        Ok(config) => {
+            log_to_stdout(config.log);
+            print!("{}", config.table());
+            config.warnings.iter().for_each(|w| println!("warning: {w}"));
+            match gateway::check(&config, clock::system().wall()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(problems) => {
+                    eprintln!("{problems}");
+                    ExitCode::from(EXIT_USAGE)
+                }
+            }
+        }
+        Err(code) => code,
+    })
+}
+
+fn run() -> anyhow::Result<ExitCode> {
+    let config = match configuration() {
+        Ok(config) => config,
+        Err(code) => return Ok(code),
+    };
+    log_to_stdout(config.log);
+    for line in config.table().lines() {
+        tracing::info!("{line}");
+    }
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
+    let code = runtime.block_on(serve(config))?;
+    // Nothing of ours is left; a thread that is stuck in a system call must not hold up the end.
+    runtime.shutdown_background();
+    Ok(code)
+}
+
+async fn serve(config: Config) -> anyhow::Result<ExitCode> {
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    let gateway = match Gateway::start(config, clock::system()).await {
+        Ok(gateway) => gateway,
+        Err(e) => return Ok(start_failed(&e)),
+    };
+    let failed = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        why = gateway.failed() => Some(why),
+    };
+    if let Some(why) = &failed {
+        tracing::error!("cannot go on, ending so that the runtime restarts this process: {why}");
+    }
+    gateway.shutdown().await;
+    Ok(if failed.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn start_failed(e: &StartError) -> ExitCode {
+    tracing::error!("{e}");
+    if e.is_usage() { ExitCode::from(EXIT_USAGE) } else { ExitCode::FAILURE }
+}
+
+fn log_to_stdout(log: LogLevel) {
+    let detailed = log >= LogLevel::Debug;
+    tracing_subscriber::fmt()
+        .with_max_level(level(log))
+        .with_ansi(false)
+        .event_format(LogLine { detailed })
+        .init();
+}
+
+fn level(level: LogLevel) -> LevelFilter {
+    match level {
+        LogLevel::Fatal | LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warning => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Verbose => LevelFilter::TRACE,
+    }
+}
+
+fn certs(
+    out: &std::path::Path,
+    devices: usize,
+    gateway_names: &[String],
+    force: bool,
+) -> anyhow::Result<ExitCode> {
+    let names: Vec<&str> = gateway_names.iter().map(String::as_str).collect();
+    let site = mint_site(&SiteSpec::local(&names, devices), clock::system().wall())?;
+    let files = site.write_to_folder(out, force)?;
+    files.iter().for_each(|f| println!("{}", f.display()));
+    Ok(ExitCode::SUCCESS)
+}

@@ -11,4 +11,8 @@
 //! is counted under `sphere_gateway_refused_total{stage,reason}`.
 //! Must not know: `upstream`, `pump`, where the configuration comes from.
 
+pub mod connection;
+pub mod ingest;
+pub mod listener;
+pub mod roster;
 pub mod tls;

@@ -1,0 +1,454 @@
+//! One device's connection: the loop that joins a TLS stream, the session and the store.
+//!
+//! ```text
+//!          bytes            packets              outputs             messages
+//!  [wire] ------> decode ----------> [session] ----------> perform ----------> [handover] --> store
+//!    ^                                  ^  |  PUBACK, ...     |                    |
+//!    |                                  |  '------------------'                    |
+//!    '---------- outbox <---------------'<---- Durable ---- receipts <-------------'
+//! ```
+//!
+//! Owns: the session and the seat in the roster while admitted.
+//! Invariants: bytes are read only while the session wants them and the store takes them, so that a device that sends
+//! faster than the disk is slowed by TCP and never buffered without bound; a PUBACK leaves only after its receipt
+//! came, and the PUBACKs of one commit leave in one write; a peer that does not read keeps this task from nothing
+//! else; a connection that was taken over hands nothing to the store after its newcomer was let in.
+//! Must not know: what is upstream.
+
+mod handover;
+mod wire;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::CertificateDer;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info};
+
+use self::handover::{HandOver, Step};
+use self::wire::{Wire, WireEvent};
+use super::ingest::Ingest;
+use super::roster::{Roster, Seat};
+use crate::auth::{self, Attempt, Authenticator};
+use crate::clock::SharedClock;
+use crate::identity::{ClientName, Identity};
+use crate::iothub::topics;
+use crate::message::{Message, SystemKey};
+use crate::metrics::Metrics;
+use crate::mqtt::packet::{ConnectReturnCode, Delivery, Packet, Publish, Utf8Bytes};
+use crate::session::{
+    Blame, CloseReason, ConnectRequest, Limits, Output, Refusal, Session, TwinRequest,
+};
+use crate::store::{AppendError, Appender, Receipt};
+
+/// What the peer gets of us when the connection ends: the time for the last packets and the close_notify.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Packets that are served before other connections get a turn on this thread.
+const PACKETS_PER_TURN: usize = 64;
+
+/// Limits of a connection.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The session's limits.
+    pub session: Limits,
+    /// A peer that does not take our bytes for that long is closed.
+    pub write_timeout: Duration,
+    /// How long a newcomer waits for the connection that it displaced to end.
+    pub takeover_wait: Duration,
+    /// How long a connection may wait for its receipts when the gateway stops.
+    pub drain_timeout: Duration,
+}
+
+/// What all connections share.
+pub struct Front {
+    /// Limits.
+    pub config: Config,
+    /// Decides who may come in.
+    pub authenticator: Arc<Authenticator>,
+    /// Who is connected.
+    pub roster: Arc<Roster>,
+    /// Message -> queues.
+    pub ingest: Ingest,
+    /// The way into the store.
+    pub appender: Appender,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Time.
+    pub clock: SharedClock,
+    /// Told of each name that the scope does not let in (yet), so that the hub can be asked about it.
+    pub on_scope_refusal: Box<dyn Fn(&ClientName) + Send + Sync>,
+}
+
+/// Serves one device until it leaves, misbehaves, is displaced, or `stop`.
+pub async fn run<S>(
+    stream: S,
+    chain: Vec<CertificateDer<'static>>,
+    peer: SocketAddr,
+    front: Arc<Front>,
+    stop: CancellationToken,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let limits = front.config.session;
+    let mut connection = Connection {
+        wire: Wire::new(stream, front.config.write_timeout),
+        chain,
+        peer,
+        session: Session::new(limits, front.clock.monotonic()),
+        handover: HandOver::new(front.appender.clone(), limits.inflight_max),
+        front,
+        seat: None,
+        admitted: false,
+        claimed: None,
+        model_id: None,
+        outputs: Vec::new(),
+        ended: None,
+        drained: false,
+    };
+    connection.serve(&stop).await;
+    connection.leave().await;
+}
+
+struct Connection<S> {
+    wire: Wire<S>,
+    chain: Vec<CertificateDer<'static>>,
+    peer: SocketAddr,
+    front: Arc<Front>,
+    session: Session,
+    handover: HandOver,
+    seat: Option<Seat>,
+    /// Whether it was let in.
+    admitted: bool,
+    /// The name in the CONNECT, for the log and the counters of a refusal.
+    claimed: Option<ClientName>,
+    model_id: Option<Box<str>>,
+    outputs: Vec<Output>,
+    ended: Option<CloseReason>,
+    /// Whether the time that a stop gives was used.
+    drained: bool,
+}
+
+/// What woke the connection.
+enum Wake {
+    Stop,
+    Displaced,
+    Store(Step),
+    Wire(WireEvent),
+    Deadline,
+}
+
+impl<S> Connection<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    async fn serve(&mut self, stop: &CancellationToken) {
+        loop {
+            self.progress().await;
+            if self.ended.is_some() {
+                return;
+            }
+            match self.wait(stop).await {
+                Wake::Stop => {
+                    self.drain().await;
+                    self.drained = true;
+                    self.close(CloseReason::environment("shutdown", "the gateway stops"));
+                }
+                Wake::Displaced => self.close(displaced()),
+                Wake::Store(step) => self.stored(step),
+                Wake::Wire(event) => self.wired(event),
+                Wake::Deadline => {
+                    let (now, wall) = (self.front.clock.monotonic(), self.front.clock.wall());
+                    self.session.on_timeout(now, wall, &mut self.outputs);
+                }
+            }
+        }
+    }
+
+    /// Whether a packet may be taken: the session has room, the store takes messages, the peer reads its answers.
+    fn may_take(&self) -> bool {
+        self.session.wants_read() && self.handover.has_room() && self.wire.has_room()
+    }
+
+    /// Serves packets that are there until none is left that may be taken. What a packet asks for is carried out before
+    /// the next look: it can make room, and nothing else would wake us for what is left.
+    async fn progress(&mut self) {
+        loop {
+            self.perform().await;
+            if self.ended.is_some() {
+                return;
+            }
+            let mut served = 0;
+            while served < PACKETS_PER_TURN && self.may_take() && self.decode_one() {
+                served += 1;
+            }
+            match served {
+                0 => return,
+                PACKETS_PER_TURN => tokio::task::yield_now().await,
+                _ => {}
+            }
+        }
+    }
+
+    /// Hands one packet to the session; says whether there was one.
+    fn decode_one(&mut self) -> bool {
+        let (now, wall) = (self.front.clock.monotonic(), self.front.clock.wall());
+        match self.wire.decode(self.session.packet_bytes_max()) {
+            Ok(Some(packet)) => self.session.on_packet(packet, now, wall, &mut self.outputs),
+            Ok(None) => return false,
+            Err(e) => self.session.on_codec_error(e, wall, &mut self.outputs),
+        }
+        true
+    }
+
+    /// Sleeps until something happens. Every branch may be dropped half-way without losing anything.
+    async fn wait(&mut self, stop: &CancellationToken) -> Wake {
+        let may_read = self.may_take();
+        self.session.set_reading(may_read, self.front.clock.monotonic());
+        let deadline = self.session.deadline().map(tokio::time::Instant::from_std);
+        let seat = &self.seat;
+        tokio::select! {
+            () = stop.cancelled() => Wake::Stop,
+            () = async { seat.as_ref().expect("guarded").asked_to_leave().await }, if seat.is_some() => Wake::Displaced,
+            step = self.handover.step() => Wake::Store(step),
+            event = self.wire.event(may_read) => Wake::Wire(event),
+            () = async { tokio::time::sleep_until(deadline.expect("guarded")).await }, if deadline.is_some() => Wake::Deadline,
+        }
+    }
+
+    fn stored(&mut self, step: Step) {
+        match step {
+            Step::Taken(Ok(())) => {}
+            Step::Taken(Err(e)) => self.not_stored(e),
+            Step::Receipts(receipts) => self.take_receipts(receipts),
+        }
+    }
+
+    fn take_receipts(&mut self, receipts: Vec<Receipt>) {
+        let now = self.front.clock.monotonic();
+        for receipt in receipts {
+            match receipt.result {
+                Ok(durable) => self.session.on_durable(durable, now, &mut self.outputs),
+                Err(e) => return self.not_stored(e),
+            }
+        }
+    }
+
+    fn wired(&mut self, event: WireEvent) {
+        match event {
+            WireEvent::Read(Ok(0)) => {
+                self.close(CloseReason::peer("eof", "the client closed without DISCONNECT"));
+            }
+            WireEvent::Read(Ok(_)) | WireEvent::Written(Ok(())) => {}
+            WireEvent::Read(Err(e)) => {
+                self.close(CloseReason::peer("read", format!("reading failed: {e}")));
+            }
+            WireEvent::Written(Err(e)) => {
+                self.close(CloseReason::peer("write", format!("writing failed: {e}")));
+            }
+            WireEvent::Stalled => {
+                let detail = "the client has not taken our answers for the write timeout";
+                self.close(CloseReason::peer("write_timeout", detail));
+            }
+        }
+    }
+
+    /// Carries out what the session wants, in order, until it wants nothing more.
+    async fn perform(&mut self) {
+        while !self.outputs.is_empty() {
+            for output in std::mem::take(&mut self.outputs) {
+                match output {
+                    Output::Send(packet) => self.send(&packet),
+                    Output::Authenticate(request) => self.authenticate(*request).await,
+                    Output::Route { tag, message } => self.route(tag, message),
+                    Output::TwinRequest(request) => self.refuse_twin(&request),
+                    Output::MethodResponse { .. } => {
+                        // No method is ever sent down yet, so nobody waits for this answer.
+                        self.front.metrics.counted("method_response", "not_asked_for");
+                    }
+                    Output::Acknowledged(_) | Output::Subscribed(..) | Output::Unsubscribed(_) => {}
+                    Output::Close(reason) => self.ended = Some(reason),
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, packet: &Packet) {
+        if let Err(e) = self.wire.push(packet) {
+            let detail = format!("a packet of ours could not be encoded: {e}");
+            self.close(CloseReason::ours("encode", detail));
+        }
+    }
+
+    fn close(&mut self, reason: CloseReason) {
+        self.session.close(reason, self.front.clock.wall(), &mut self.outputs);
+    }
+
+    async fn authenticate(&mut self, request: ConnectRequest) {
+        self.claimed = Some(request.claim.clone());
+        let attempt = Attempt {
+            claim: &request.claim,
+            password: request.password.as_deref(),
+            chain: &self.chain,
+        };
+        let verdict = match self.front.authenticator.authenticate(attempt) {
+            Ok(identity) => self.take_seat(&identity).await.map(|()| identity),
+            Err(refusal) => Err(self.refusal(&request.claim, refusal)),
+        };
+        // The chain has been judged; thousands of connections need not keep theirs.
+        self.chain = Vec::new();
+        self.model_id = request.model_id;
+        self.session.on_authenticated(verdict, self.front.clock.monotonic(), &mut self.outputs);
+    }
+
+    fn refusal(&self, claim: &ClientName, refusal: auth::Refusal) -> Refusal {
+        if refusal.is_by_scope() {
+            (self.front.on_scope_refusal)(claim);
+        }
+        let code = match refusal.code {
+            auth::RefusalCode::ServerUnavailable => ConnectReturnCode::ServerUnavailable,
+            auth::RefusalCode::NotAuthorized => ConnectReturnCode::NotAuthorized,
+        };
+        Refusal { code, label: refusal.label, detail: refusal.detail }
+    }
+
+    /// Takes the identity's seat; an older connection has ended (or had its time) before this returns.
+    async fn take_seat(&mut self, identity: &Identity) -> Result<(), Refusal> {
+        let later =
+            |label, detail| Refusal { code: ConnectReturnCode::ServerUnavailable, label, detail };
+        let entered = self.front.roster.enter(identity);
+        let (seat, older) = entered.map_err(|full| later("clients_max", full.to_string()))?;
+        let seat = self.seat.insert(seat);
+        if let Some(older) = older {
+            debug!("Multiple connections detected for device {identity}: the newer one takes over");
+            // Also when a still newer one is here by now: it waits for us, and so for those whom we wait for.
+            let wait = tokio::time::timeout(self.front.config.takeover_wait, older.gone());
+            if wait.await.is_err() {
+                self.front.metrics.counted("takeover", "old_connection_lingers");
+            }
+        }
+        // Between the verdict and the seat nobody could ask us to leave.
+        if seat.is_asked_to_leave() || !self.front.authenticator.still_admits(identity) {
+            let CloseReason { label, detail, .. } = displaced();
+            return Err(later(label, detail.into_owned()));
+        }
+        self.admitted = true;
+        self.front.metrics.client_connected(identity);
+        info!(%identity, peer = %self.peer, "connected");
+        Ok(())
+    }
+
+    fn route(&mut self, tag: u64, mut message: Message) {
+        if let Some(model_id) = &self.model_id {
+            message.system.set(SystemKey::ModelId, model_id.clone());
+        }
+        let receipt = self.handover.receipt_to(tag);
+        match self.front.ingest.prepare(message, receipt) {
+            Some(append) => self.handover.push(append),
+            None => {
+                let now = self.front.clock.monotonic();
+                self.session.on_unrouted(tag, now, &mut self.outputs);
+            }
+        }
+    }
+
+    /// The message cannot be kept: no PUBACK, the device has it and sends it again.
+    fn not_stored(&mut self, e: AppendError) {
+        if let Some(identity) = self.session.identity() {
+            self.front.metrics.message_unacked("storage_failure", identity, None);
+        }
+        self.close(CloseReason::environment("storage_failure", e.to_string()));
+    }
+
+    /// There is no twin yet, and 2xx would be a lie: the client gets a status that its SDK takes for "try later".
+    fn refuse_twin(&mut self, request: &TwinRequest) {
+        self.front.metrics.counted("twin_request", "not_available");
+        let rid = match request {
+            TwinRequest::Get { rid } => rid,
+            TwinRequest::Patch { rid: Some(rid), .. } => rid,
+            TwinRequest::Patch { rid: None, .. } => return,
+        };
+        let topic = topics::twin_response(503, rid, None);
+        let publish = Publish {
+            topic: Utf8Bytes::copy_from(&topic).expect("a part of a topic is a topic"),
+            payload: bytes::Bytes::new(),
+            delivery: Delivery::AtMostOnce,
+            retain: false,
+        };
+        self.send(&Packet::Publish(publish));
+    }
+
+    /// The gateway stops: what is on its way to the disk gets its PUBACK, within the time for it.
+    async fn drain(&mut self) {
+        let limit = self.front.config.drain_timeout;
+        let drained = tokio::time::timeout(limit, async {
+            while !self.handover.is_idle() && !self.session.is_closed() {
+                let step = self.handover.step().await;
+                self.stored(step);
+                self.perform().await;
+            }
+        });
+        if drained.await.is_err() {
+            self.front.metrics.counted("unacknowledged_at_close", "shutdown");
+        }
+    }
+
+    /// The end. What was received goes to the store first, then the seat is given back, and only then the peer gets the
+    /// time for a farewell: a newcomer of this identity waits for the first and not for the last.
+    async fn leave(mut self) {
+        // At a stop the time for receipts was the time for this, too.
+        let limit = if self.drained { Duration::ZERO } else { self.front.config.drain_timeout };
+        let handed = tokio::time::timeout(limit, self.handover.finish()).await;
+        if !matches!(handed, Ok(Ok(()))) {
+            // Whoever comes next under this identity sends it again: then nothing of ours may follow.
+            self.handover.revoke();
+            self.front.metrics.counted("unacknowledged_at_close", "not_stored");
+        }
+        let reason = self.ended.take();
+        let reason =
+            reason.unwrap_or_else(|| CloseReason::ours("no_reason", "ended without a reason"));
+        self.report(&reason);
+        self.seat = None;
+        if let Err(e) = self.wire.farewell(GOODBYE_TIMEOUT).await {
+            debug!(peer = %self.peer, "no farewell: {e}");
+        }
+    }
+
+    fn report(&self, reason: &CloseReason) {
+        let metrics = &self.front.metrics;
+        let who = match (&self.seat, &self.claimed) {
+            (Some(seat), _) => seat.identity().to_string(),
+            (None, Some(claimed)) => claimed.to_string(),
+            (None, None) => "-".to_owned(),
+        };
+        match &self.seat {
+            Some(seat) if self.admitted => metrics.client_disconnected(seat.identity()),
+            _ => metrics.connect_failed(&who, reason.label),
+        }
+        let stage = if self.admitted { "session" } else { "connect" };
+        let (label, detail, peer) = (reason.label, &reason.detail, self.peer);
+        match reason.blame {
+            Blame::Nobody => info!(%who, %peer, "disconnected"),
+            Blame::Peer => {
+                metrics.refused(stage, label);
+                debug!(%who, %peer, label, "closed: {detail}");
+            }
+            // The cause is told once where it lies (scope, store); a fleet that comes back every second is not.
+            Blame::Environment => {
+                metrics.refused(stage, label);
+                debug!(%who, %peer, label, "closed: {detail}");
+            }
+            Blame::Ours => {
+                metrics.refused(stage, label);
+                error!(%who, %peer, label, "closed: {detail}");
+            }
+        }
+    }
+}
+
+fn displaced() -> CloseReason {
+    let detail = "a newer connection of the same identity took over, or it is no longer admitted";
+    CloseReason::peer("displaced", detail)
+}

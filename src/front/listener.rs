@@ -1,0 +1,141 @@
+//! The accept loop: takes sockets, never waits for a peer.
+//!
+//! Owns: the listening socket and the connection cap. A socket gets a permit or is closed at once; the TLS handshake
+//! runs in the connection's own task under a time limit. Must not know: MQTT.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use super::connection::{self, Front};
+
+/// Pause after `accept` failed for a reason that concerns this process (no file descriptors left), so that the loop
+/// does not spin until one is free.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Limits of the listener.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Open TCP connections at most, handshakes included. Above it a newcomer's socket is closed at once.
+    pub connections_max: usize,
+    /// Time for the whole TLS handshake.
+    pub handshake_timeout: Duration,
+}
+
+/// Accepts devices until `stop`; connection tasks run on `tasks`.
+pub async fn run(
+    listener: TcpListener,
+    config: Config,
+    tls: Arc<ArcSwap<rustls::ServerConfig>>,
+    front: Arc<Front>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+) {
+    let permits = Arc::new(Semaphore::new(config.connections_max));
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let (socket, peer) = match accepted {
+            Ok(pair) => pair,
+            Err(e) => {
+                accept_failed(&front, &e).await;
+                continue;
+            }
+        };
+        let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
+            front.metrics.refused("accept", "connections_max");
+            debug!(%peer, "connection refused: {} are open", config.connections_max);
+            continue;
+        };
+        let acceptor = TlsAcceptor::from(tls.load_full());
+        let handshake = admit(socket, peer, permit, acceptor, config.handshake_timeout);
+        let front = Arc::clone(&front);
+        let stop = stop.clone();
+        tasks.spawn(async move { handshake.run(front, stop).await });
+    }
+}
+
+async fn accept_failed(front: &Front, e: &io::Error) {
+    // A peer that resets before accept is its own business; anything else is ours and would repeat at once.
+    if matches!(e.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
+        return;
+    }
+    front.metrics.refused("accept", "os_error");
+    warn!("accept failed: {e}; check the limit of open files (ulimit -n)");
+    tokio::time::sleep(ACCEPT_PAUSE).await;
+}
+
+/// A socket on its way through the handshake.
+struct Admitted {
+    socket: TcpStream,
+    peer: SocketAddr,
+    /// Held until the connection ends.
+    _permit: OwnedSemaphorePermit,
+    acceptor: TlsAcceptor,
+    timeout: Duration,
+}
+
+fn admit(
+    socket: TcpStream,
+    peer: SocketAddr,
+    permit: OwnedSemaphorePermit,
+    acceptor: TlsAcceptor,
+    timeout: Duration,
+) -> Admitted {
+    Admitted { socket, peer, _permit: permit, acceptor, timeout }
+}
+
+impl Admitted {
+    async fn run(self, front: Arc<Front>, stop: CancellationToken) {
+        if let Err(e) = self.socket.set_nodelay(true) {
+            debug!(peer = %self.peer, "TCP_NODELAY not set: {e}");
+        }
+        let handshake = tokio::time::timeout(self.timeout, self.acceptor.accept(self.socket));
+        let outcome = tokio::select! {
+            () = stop.cancelled() => return,
+            outcome = handshake => outcome,
+        };
+        let stream = match outcome {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(e)) => {
+                front.metrics.refused("tls", tls_label(&e));
+                debug!(peer = %self.peer, "TLS handshake failed: {e}");
+                return;
+            }
+            Err(_) => {
+                front.metrics.refused("tls", "timeout");
+                debug!(peer = %self.peer, "TLS handshake not finished within {:?}", self.timeout);
+                return;
+            }
+        };
+        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
+        connection::run(stream, chain, self.peer, front, stop).await;
+    }
+}
+
+/// A bounded label for why a handshake failed.
+fn tls_label(e: &io::Error) -> &'static str {
+    let inner = e.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
+    match inner {
+        None if e.kind() == io::ErrorKind::UnexpectedEof => "closed",
+        None => "io",
+        Some(rustls::Error::AlertReceived(_)) => "alert_received",
+        Some(rustls::Error::InvalidCertificate(_)) => "client_certificate",
+        Some(rustls::Error::PeerIncompatible(_)) => "incompatible",
+        Some(rustls::Error::InvalidMessage(_) | rustls::Error::InappropriateMessage { .. }) => {
+            "not_tls"
+        }
+        Some(_) => "protocol",
+    }
+}

@@ -1,0 +1,202 @@
+//! Who is connected: identity -> its live connection. A newcomer takes over.
+//!
+//! Owns: the seats. Invariants: at most one connection an identity; at most `clients_max` seats; a connection that was
+//! taken over has ended (or `takeover_wait` passed) before the newcomer's CONNACK, so what the old one still had in
+//! hand cannot be stored after what the newcomer sends again.
+//! Must not know: MQTT, sockets.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::identity::Identity;
+
+/// All seats.
+#[derive(Debug)]
+pub struct Roster {
+    clients_max: usize,
+    seats: Mutex<Seats>,
+}
+
+#[derive(Debug, Default)]
+struct Seats {
+    next_serial: u64,
+    live: HashMap<Identity, Occupant>,
+}
+
+#[derive(Debug, Clone)]
+struct Occupant {
+    serial: u64,
+    leave: CancellationToken,
+    gone: CancellationToken,
+}
+
+/// All `clients_max` seats are taken by others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0} clients are connected, which is the limit: raise MaxConnectedClients")]
+pub struct Full(pub usize);
+
+/// A taken seat; dropping it frees the seat and tells a waiting newcomer.
+#[derive(Debug)]
+pub struct Seat {
+    roster: Arc<Roster>,
+    identity: Identity,
+    occupant: Occupant,
+}
+
+/// The connection that a newcomer displaced.
+#[derive(Debug)]
+pub struct Displaced(CancellationToken);
+
+impl Displaced {
+    /// Resolves when the displaced connection has ended.
+    pub async fn gone(&self) {
+        self.0.cancelled().await;
+    }
+}
+
+impl Roster {
+    /// An empty roster for at most `clients_max` clients (devices and modules together).
+    pub fn new(clients_max: usize) -> Arc<Self> {
+        Arc::new(Self { clients_max, seats: Mutex::default() })
+    }
+
+    /// Seats `identity`, displacing an older connection of the same identity (which is told to leave).
+    ///
+    /// # Errors
+    /// [`Full`] when the limit is reached and the identity has no seat yet.
+    pub fn enter(self: &Arc<Self>, identity: &Identity) -> Result<(Seat, Option<Displaced>), Full> {
+        let mut seats = self.lock();
+        if !seats.live.contains_key(identity) && seats.live.len() >= self.clients_max {
+            return Err(Full(self.clients_max));
+        }
+        seats.next_serial += 1;
+        let occupant = Occupant {
+            serial: seats.next_serial,
+            leave: CancellationToken::new(),
+            gone: CancellationToken::new(),
+        };
+        let displaced = seats.live.insert(identity.clone(), occupant.clone()).map(|old| {
+            old.leave.cancel();
+            Displaced(old.gone)
+        });
+        let seat = Seat { roster: Arc::clone(self), identity: identity.clone(), occupant };
+        Ok((seat, displaced))
+    }
+
+    /// How many are connected.
+    pub fn len(&self) -> usize {
+        self.lock().live.len()
+    }
+
+    /// Whether nobody is connected.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Asks the connections of all identities for which `keep` says no to leave; returns how many.
+    pub fn dismiss(&self, keep: impl Fn(&Identity) -> bool) -> usize {
+        let seats = self.lock();
+        let leaving = seats.live.iter().filter(|(identity, _)| !keep(identity));
+        leaving.map(|(_, occupant)| occupant.leave.cancel()).count()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Seats> {
+        // A panic while the lock is held cannot leave the map half changed: each change is one call.
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Seat {
+    /// Whose seat it is.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Whether this connection should leave.
+    pub fn is_asked_to_leave(&self) -> bool {
+        self.occupant.leave.is_cancelled()
+    }
+
+    /// Resolves when this connection should leave: a newcomer took over, or the identity is no longer admitted.
+    pub async fn asked_to_leave(&self) {
+        self.occupant.leave.cancelled().await;
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut seats = self.roster.lock();
+        if seats.live.get(&self.identity).is_some_and(|o| o.serial == self.occupant.serial) {
+            seats.live.remove(&self.identity);
+        }
+        drop(seats);
+        self.occupant.gone.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::disallowed_methods, reason = "a test may spawn")]
+
+    use super::*;
+    use crate::identity::{ClientName, DeviceId};
+
+    fn who(id: &str) -> Identity {
+        Identity::vouched(ClientName::Device(DeviceId::parse(id).unwrap()))
+    }
+
+    #[tokio::test]
+    async fn the_newcomer_takes_over_and_learns_when_the_old_one_is_gone() {
+        let roster = Roster::new(1);
+        let (old, displaced) = roster.enter(&who("a")).unwrap();
+        assert!(displaced.is_none());
+        let (new, displaced) = roster.enter(&who("a")).unwrap();
+        old.asked_to_leave().await;
+        let displaced = displaced.unwrap();
+        drop(old);
+        displaced.gone().await;
+        assert_eq!(roster.len(), 1, "the old seat's end does not free the newcomer's");
+        drop(new);
+        assert!(roster.is_empty());
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_one_that_waits_learns_of_the_end_of_both() {
+        let roster = Roster::new(1);
+        let (first, _) = roster.enter(&who("a")).unwrap();
+        let (second, waits_for_first) = roster.enter(&who("a")).unwrap();
+        let (_third, waits_for_second) = roster.enter(&who("a")).unwrap();
+        assert!(second.is_asked_to_leave());
+        // As `connection` does: a seat is given up only after those before it are gone.
+        let middle = tokio::spawn(async move {
+            waits_for_first.unwrap().gone().await;
+            drop(second);
+        });
+        let waits_for_second = waits_for_second.unwrap();
+        let mut third = Box::pin(waits_for_second.gone());
+        assert!(futures_util::poll!(&mut third).is_pending(), "the first one is still there");
+        drop(first);
+        middle.await.unwrap();
+        third.await;
+    }
+
+    #[test]
+    fn the_limit_counts_identities_and_spares_a_return() {
+        let roster = Roster::new(1);
+        let (_a, _) = roster.enter(&who("a")).unwrap();
+        assert_eq!(roster.enter(&who("b")).unwrap_err(), Full(1));
+        assert!(roster.enter(&who("a")).is_ok());
+    }
+
+    #[tokio::test]
+    async fn dismiss_asks_only_those_that_are_not_kept() {
+        let roster = Roster::new(2);
+        let (a, _) = roster.enter(&who("a")).unwrap();
+        let (b, _) = roster.enter(&who("b")).unwrap();
+        assert_eq!(roster.dismiss(|id| id == b.identity()), 1);
+        a.asked_to_leave().await;
+        assert!(!b.occupant.leave.is_cancelled());
+    }
+}

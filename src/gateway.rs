@@ -1,0 +1,363 @@
+//! The assembly: the only module that knows everyone. Builds the tasks, wires them, orders the shutdown.
+//!
+//! Owns: every long-lived task and the order in which they begin and end.
+//! Invariants: configuration is judged before a port is bound; devices are let in only when the store is open; at
+//! shutdown those who produce end before those who consume: listener and sessions, then pumps, then upstream, then the
+//! store, and the admin endpoint last, so that the end can be watched.
+//! Must not know: packets, records, frames.
+
+mod prepare;
+mod pumps;
+mod settings;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info, warn};
+
+use crate::admin::{self, Admin};
+use crate::auth::{Authenticator, Scope, scope};
+use crate::clock::{SharedClock, UnixMillis};
+use crate::config::{self, Config};
+use crate::front::connection::Front;
+use crate::front::ingest::Ingest;
+use crate::front::roster::Roster;
+use crate::front::{listener, tls};
+use crate::metrics::Metrics;
+use crate::pump;
+use crate::store::disk::RealDisk;
+use crate::store::{self, Health, Store};
+use crate::upstream::Upstream;
+use crate::upstream::refresh::ScopeRefresher;
+use crate::upstream::scope_api::ScopeApi;
+
+use self::prepare::Prepared;
+pub use self::prepare::{Problem, Problems};
+use self::pumps::{Pumps, refresh_gauges};
+
+/// Docker sends SIGKILL 10 s after SIGTERM: sessions get two of them for their receipts, pumps two for what is under
+/// way, the rest is for farewells and for the store.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A disk that hangs must not hold up the end.
+const STORE_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Why the gateway cannot start. The texts say what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Configured files cannot be used.
+    #[error(transparent)]
+    Configured(#[from] Problems),
+    /// The store.
+    #[error("the store cannot be opened: {0}")]
+    Store(#[from] store::OpenError),
+    /// A port.
+    #[error("cannot listen on {address}: {source}; is another process using the port?")]
+    Listen {
+        /// What was tried last.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl StartError {
+    /// Whether it lies in what the user configured (exit code 64), not in the machine.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::Configured(_))
+    }
+}
+
+/// A running gateway.
+pub struct Gateway {
+    mqtt: SocketAddr,
+    metrics_addr: Option<SocketAddr>,
+    metrics: Arc<Metrics>,
+    store: Arc<Store>,
+    health: watch::Receiver<Health>,
+    failed: watch::Sender<Option<String>>,
+    stops: Stops,
+    tasks: Tasks,
+}
+
+/// One for each step of the shutdown.
+#[derive(Default)]
+struct Stops {
+    front: CancellationToken,
+    pumps: CancellationToken,
+    upstream: CancellationToken,
+    admin: CancellationToken,
+}
+
+/// The tasks of each step.
+#[derive(Default)]
+struct Tasks {
+    front: TaskTracker,
+    pumps: TaskTracker,
+    upstream: TaskTracker,
+    admin: TaskTracker,
+}
+
+impl Gateway {
+    /// Starts everything; returns when devices can connect. Does not wait for the hub.
+    ///
+    /// # Errors
+    /// [`StartError`]: nothing is left running.
+    pub async fn start(config: Config, clock: SharedClock) -> Result<Self, StartError> {
+        let Prepared { routes, server, bundle, upstream: upstream_config } =
+            Prepared::read(&config, clock.wall())?;
+        let (hub, edge) = (&config.connection.host_name, config.connection.device.clone());
+        let metrics = Metrics::new(hub, edge.as_str());
+
+        let (store, report) =
+            Store::open(settings::of_store(&config), Arc::new(RealDisk), Arc::clone(&clock))?;
+        report_recovery(&report, &metrics);
+        let (stops, tasks) = (Stops::default(), Tasks::default());
+        let (scope, scope_saved) = load_scope(&config, &metrics);
+
+        let upstream = Upstream::new(
+            upstream_config.clone(),
+            Arc::clone(&scope),
+            Arc::clone(&metrics),
+            Arc::clone(&clock),
+            tasks.upstream.clone(),
+        );
+        let api = ScopeApi::new(upstream_config, Arc::clone(&clock), tasks.upstream.clone());
+        let refresher = ScopeRefresher::new(api, Arc::clone(&scope), Arc::clone(&metrics));
+
+        let listener = bind(&config.mqtt.bind).await?;
+        let mqtt = listener.local_addr().map_err(listen_error(&config.mqtt.bind))?;
+        let admin = match config.metrics.enabled {
+            true => Some(bind(&config.metrics.bind).await?),
+            false => None,
+        };
+        let metrics_addr = admin.as_ref().and_then(|l| l.local_addr().ok());
+
+        let gateway = Self {
+            mqtt,
+            metrics_addr,
+            metrics: Arc::clone(&metrics),
+            health: store.health(),
+            failed: watch::Sender::new(None),
+            store: Arc::new(store),
+            stops,
+            tasks,
+        };
+        gateway.run_upstream(&upstream, &refresher);
+        gateway.run_pumps(Arc::clone(&upstream), Arc::clone(&clock), settings::of_pumps(&config));
+        if let Some(listener) = admin {
+            gateway.run_admin(listener, &config.metrics.suffix);
+        }
+        let authenticator = Authenticator::new(bundle, scope, Arc::clone(&clock));
+        let authenticator = Arc::new(authenticator.not_before(scope_saved));
+        let roster = Roster::new(config.mqtt.clients_max as usize);
+        gateway.run_standing_check(&authenticator, &roster, refresher.refreshed());
+        let front = Front {
+            config: settings::of_connections(&config),
+            authenticator: Arc::clone(&authenticator),
+            roster: Arc::clone(&roster),
+            ingest: Ingest::new(Arc::new(ArcSwap::from_pointee(routes)), metrics),
+            appender: gateway.store.appender(),
+            metrics: Arc::clone(&gateway.metrics),
+            clock,
+            on_scope_refusal: Box::new(move |_| refresher.request_refresh()),
+        };
+        gateway.run_front(listener, &config, tls::server_config(&server), front);
+        info!("MQTT over TLS on {mqtt}");
+        Ok(gateway)
+    }
+
+    /// Where devices connect.
+    pub fn mqtt_addr(&self) -> SocketAddr {
+        self.mqtt
+    }
+
+    /// Where `/metrics` and `/healthz` answer, unless switched off.
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.metrics_addr
+    }
+
+    /// Resolves when the gateway can no longer do its job and must be restarted: says why.
+    pub async fn failed(&self) -> String {
+        let (mut health, mut failed) = (self.health.clone(), self.failed.subscribe());
+        tokio::select! {
+            poisoned = health.wait_for(|h| matches!(h, Health::Poisoned(_))) => match poisoned.as_deref() {
+                Ok(Health::Poisoned(why)) => why.clone(),
+                Ok(Health::Healthy) | Err(_) => "the store's writer has ended".to_owned(),
+            },
+            why = failed.wait_for(Option::is_some) => {
+                why.ok().and_then(|why| why.clone()).unwrap_or_else(|| "a pump has ended".to_owned())
+            }
+        }
+    }
+
+    /// Ends in order: no new devices and sessions' receipts, pumps, upstream, store, admin. Takes less than 10 s.
+    pub async fn shutdown(self) {
+        finish(&self.stops.front, &self.tasks.front, DRAIN_TIMEOUT + Duration::from_secs(1)).await;
+        finish(&self.stops.pumps, &self.tasks.pumps, DRAIN_TIMEOUT + Duration::from_secs(1)).await;
+        finish(&self.stops.upstream, &self.tasks.upstream, Duration::from_secs(1)).await;
+        if tokio::time::timeout(STORE_CLOSE_TIMEOUT, self.store.close()).await.is_err() {
+            // Everything acknowledged is on disk; what is missing is a checkpoint, so some messages are sent again.
+            error!("the disk does not answer: ending without the last checkpoint");
+        }
+        finish(&self.stops.admin, &self.tasks.admin, Duration::from_secs(1)).await;
+        info!("stopped");
+    }
+
+    fn run_upstream(&self, upstream: &Arc<Upstream>, refresher: &Arc<ScopeRefresher>) {
+        let stop = self.stops.upstream.clone();
+        let (running, until) = (Arc::clone(upstream), stop.clone());
+        self.tasks.upstream.spawn(async move { running.run(until).await });
+        let (refresher, connected) = (Arc::clone(refresher), upstream.connected());
+        self.tasks.upstream.spawn(async move { refresher.run(connected, stop).await });
+    }
+
+    /// A pump for each queue that feeds the upstream, those found on disk and those created later.
+    fn run_pumps(&self, upstream: Arc<Upstream>, clock: SharedClock, config: pump::Config) {
+        let pumps = Pumps {
+            store: Arc::clone(&self.store),
+            upstream,
+            metrics: Arc::clone(&self.metrics),
+            clock,
+            stop: self.stops.pumps.clone(),
+            tasks: self.tasks.pumps.clone(),
+            config,
+            failed: self.failed.clone(),
+            open: Arc::default(),
+        };
+        let (open, stats) = (Arc::clone(&pumps.open), Arc::clone(&self.store));
+        self.metrics.on_scrape(move |metrics| refresh_gauges(metrics, &open, &stats));
+        self.tasks.pumps.spawn(pumps.run());
+    }
+
+    fn run_admin(&self, listener: TcpListener, suffix: &str) {
+        let health = self.health.clone();
+        let state =
+            Admin::new(Arc::clone(&self.metrics), suffix, move || match &*health.borrow() {
+                Health::Healthy => admin::Health::ok(),
+                Health::Poisoned(why) => admin::Health::failing(vec![why.clone()]),
+            });
+        let stop = self.stops.admin.clone();
+        self.tasks.admin.spawn(async move {
+            if let Err(e) = admin::serve(listener, state, stop).await {
+                error!("the metrics endpoint ended: {e}");
+            }
+        });
+    }
+
+    /// After each refresh of the scope those who are no longer in it, or disabled, are asked to leave.
+    fn run_standing_check(
+        &self,
+        authenticator: &Arc<Authenticator>,
+        roster: &Arc<Roster>,
+        mut refreshed: watch::Receiver<Option<Instant>>,
+    ) {
+        let (authenticator, roster) = (Arc::clone(authenticator), Arc::clone(roster));
+        let (metrics, stop) = (Arc::clone(&self.metrics), self.stops.upstream.clone());
+        self.tasks.upstream.spawn(async move {
+            while let Some(Ok(())) = stop.run_until_cancelled(refreshed.changed()).await {
+                for _ in 0..roster.dismiss(|identity| authenticator.still_admits(identity)) {
+                    metrics.counted("client_dismissed", "scope");
+                }
+            }
+        });
+    }
+
+    fn run_front(
+        &self,
+        listener: TcpListener,
+        config: &Config,
+        tls: Arc<rustls::ServerConfig>,
+        front: Front,
+    ) {
+        let limits = listener::Config {
+            connections_max: config.mqtt.connections_max as usize,
+            handshake_timeout: config.mqtt.handshake_timeout,
+        };
+        let tls = Arc::new(ArcSwap::new(tls));
+        let (tasks, stop) = (self.tasks.front.clone(), self.stops.front.clone());
+        self.tasks.front.spawn(listener::run(listener, limits, tls, Arc::new(front), tasks, stop));
+    }
+}
+
+/// Reads everything that the configuration points to, as a start would, and starts nothing.
+///
+/// # Errors
+/// Every problem.
+pub fn check(config: &Config, now: UnixMillis) -> Result<(), Problems> {
+    Prepared::read(config, now).map(|_| ())
+}
+
+/// Asks the tasks of one step to end and waits for them, at most `limit`.
+async fn finish(stop: &CancellationToken, tasks: &TaskTracker, limit: Duration) {
+    stop.cancel();
+    tasks.close();
+    if tokio::time::timeout(limit, tasks.wait()).await.is_err() {
+        warn!("{} tasks did not end within {limit:?}; going on without them", tasks.len());
+    }
+}
+
+fn report_recovery(report: &store::RecoveryReport, metrics: &Metrics) {
+    let took = report.took.as_millis();
+    info!("store open in {took} ms: {} queues, {} messages wait", report.queues, report.records);
+    if report.torn_bytes > 0 {
+        info!(
+            "{} torn bytes at the end of segments, never acknowledged, were cut off",
+            report.torn_bytes
+        );
+    }
+    if report.proven_lost > 0 || !report.quarantined.is_empty() {
+        metrics.counted("store_recovery", "records_lost");
+        error!(
+            "damage on disk: {} acknowledged messages cannot be read; the damaged files are kept as {:?}: check the disk",
+            report.proven_lost, report.quarantined
+        );
+    }
+    if report.checkpoints_lost > 0 {
+        metrics.counted("store_recovery", "checkpoint_lost");
+        warn!(
+            "{} checkpoints were unreadable: messages that are still on disk are sent again",
+            report.checkpoints_lost
+        );
+    }
+}
+
+/// The scope, and the time before which it cannot be: when the snapshot was written.
+fn load_scope(config: &Config, metrics: &Metrics) -> (Arc<Scope>, UnixMillis) {
+    let path = config.storage.join("scope.json");
+    let (scope, loaded) = Scope::load(path, config.connection.device.clone());
+    if let scope::Loaded::SetAside { .. } = &loaded {
+        metrics.counted("scope_snapshot", "set_aside");
+        warn!("{loaded}");
+    } else {
+        info!("{loaded}");
+    }
+    let saved = match loaded {
+        scope::Loaded::Snapshot { saved, .. } => saved,
+        _ => UnixMillis(0),
+    };
+    (Arc::new(scope), saved)
+}
+
+async fn bind(bind: &config::Bind) -> Result<TcpListener, StartError> {
+    let mut last = None;
+    for address in bind.candidates() {
+        match TcpListener::bind(address).await {
+            Ok(listener) => return Ok(listener),
+            Err(source) => last = Some(StartError::Listen { address, source }),
+        }
+    }
+    Err(last.expect("there is always a candidate"))
+}
+
+fn listen_error(bind: &config::Bind) -> impl FnOnce(io::Error) -> StartError {
+    let address = bind.candidates()[0];
+    move |source| StartError::Listen { address, source }
+}

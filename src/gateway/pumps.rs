@@ -1,0 +1,142 @@
+//! Which queues are drained: a pump for each queue that feeds the upstream, and the gauges of all of them.
+//!
+//! Owns: the handles of the open queues. Invariant: every queue found on disk is opened, also those that no route names
+//! any more. Must not know: what is in a queue.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::error;
+
+use crate::clock::SharedClock;
+use crate::metrics::{Metrics, priority_label};
+use crate::pump::deadletter::DeadLetterQueue;
+use crate::pump::store_logs::StoreLogs;
+use crate::pump::{self, Pump, PumpError};
+use crate::route::UPSTREAM_ENDPOINT_ID;
+use crate::store::{Queue, QueueId, Store};
+use crate::upstream::Upstream;
+
+/// Starts a pump for every queue of the upstream.
+pub(super) struct Pumps {
+    pub(super) store: Arc<Store>,
+    pub(super) upstream: Arc<Upstream>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) clock: SharedClock,
+    pub(super) stop: CancellationToken,
+    pub(super) tasks: TaskTracker,
+    pub(super) config: pump::Config,
+    /// Told when a pump ended by itself.
+    pub(super) failed: watch::Sender<Option<String>>,
+    pub(super) open: Arc<OpenQueues>,
+}
+
+/// Queues whose length is shown.
+pub(super) type OpenQueues = Mutex<BTreeMap<QueueId, Queue>>;
+
+impl Pumps {
+    pub(super) async fn run(self) {
+        let mut queues = self.store.queues();
+        loop {
+            let ids: Vec<QueueId> = queues.borrow_and_update().clone();
+            self.lock().retain(|id, _| ids.contains(id));
+            for id in ids {
+                self.open(id).await;
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                changed = queues.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    async fn open(&self, id: QueueId) {
+        if self.lock().contains_key(&id) {
+            return;
+        }
+        let queue = match self.store.queue(&id).await {
+            Ok(queue) => queue,
+            Err(e) => {
+                error!("queue {id} cannot be opened and is not drained: {e}");
+                self.metrics.counted("queue_not_opened", "store");
+                return;
+            }
+        };
+        self.lock().insert(id.clone(), queue);
+        // Side queues belong to the pump of their queue. Dead letters wait for a person, module inputs for their module.
+        if id.lane.is_none() && &*id.endpoint == UPSTREAM_ENDPOINT_ID {
+            self.start(id);
+        }
+    }
+
+    fn start(&self, id: QueueId) {
+        let logs = Arc::new(StoreLogs::new(Arc::clone(&self.store)));
+        let letters = Arc::new(DeadLetterQueue::new(logs.clone()));
+        let pump = Pump::new(
+            logs,
+            id,
+            Arc::clone(&self.upstream) as Arc<_>,
+            letters,
+            Arc::clone(&self.metrics),
+            Arc::clone(&self.clock),
+            self.config.clone(),
+        );
+        let stop = self.stop.clone();
+        let (metrics, failed) = (Arc::clone(&self.metrics), self.failed.clone());
+        self.tasks.spawn(async move {
+            if let Err(e) = pump.run(stop).await {
+                error!("{e}");
+                let reason = match &e {
+                    PumpError::Store { .. } => "store_gone",
+                    PumpError::Newer { .. } => "newer_message",
+                };
+                metrics.counted("pump_ended", reason);
+                failed.send_if_modified(|why| {
+                    why.is_none().then(|| *why = Some(e.to_string())).is_some()
+                });
+            }
+        });
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<QueueId, Queue>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Gauges that are read when somebody asks.
+pub(super) fn refresh_gauges(metrics: &Metrics, open: &OpenQueues, store: &Store) {
+    let mut sums: BTreeMap<(Arc<str>, u8), (u64, u64)> = BTreeMap::new();
+    for (id, queue) in open.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        // A parked sender's messages still wait for the same endpoint.
+        let sum = sums.entry((Arc::clone(&id.endpoint), id.priority)).or_default();
+        sum.0 += queue.messages();
+        sum.1 += queue.bytes();
+    }
+    for ((endpoint, priority), (messages, bytes)) in sums {
+        metrics.set_queue(&endpoint, priority_label(priority), messages, bytes);
+    }
+    let stats = store.stats();
+    let gauge = |name, help, value: u64| metrics.set_gauge(name, help, value as f64);
+    gauge(
+        "store_appended_records",
+        "Records made durable since the start.",
+        stats.appended_records,
+    );
+    gauge(
+        "store_appended_bytes",
+        "Payload bytes made durable since the start.",
+        stats.appended_bytes,
+    );
+    gauge("store_written_bytes", "Bytes written to segments since the start.", stats.written_bytes);
+    gauge("store_commits", "Group commits since the start.", stats.commits);
+    gauge("store_syncs", "fdatasync calls since the start.", stats.syncs);
+    gauge(
+        "store_last_sync_microseconds",
+        "Duration of the last fdatasync.",
+        stats.last_sync_micros,
+    );
+    gauge("store_disk_bytes", "Bytes of the files of all queues.", stats.disk_bytes);
+}
