@@ -15,7 +15,7 @@ use super::scope_api::{ScopeApi, ScopeFetchError};
 use crate::auth::scope::Scope;
 use crate::metrics::Metrics;
 
-/// A reconnect sooner than this after a refresh asks for none.
+/// Least time between a refresh and one because of a reconnect.
 const RECONNECT_GAP_MIN: Duration = Duration::from_secs(10);
 
 /// First and largest ceiling of the wait after a failure.
@@ -92,16 +92,13 @@ impl ScopeRefresher {
             let rest = since.map_or(wait, |since| gap.saturating_sub(since));
             tokio::time::sleep(rest).await;
         };
-        // The connection that comes up just after a refresh (at a start, or on a link that flaps) brings nothing new.
+        // On a link that flaps one refresh serves several reconnects; it is put off, never left out.
         let news = async {
-            loop {
-                reconnect(connected).await;
-                let at = *self.refreshed.borrow();
-                let age = at.map(|at| self.api.clock().monotonic().saturating_duration_since(at));
-                if age.is_none_or(|age| age >= RECONNECT_GAP_MIN) {
-                    return;
-                }
-            }
+            reconnect(connected).await;
+            let at = *self.refreshed.borrow();
+            let age = at.map(|at| self.api.clock().monotonic().saturating_duration_since(at));
+            let gap = RECONNECT_GAP_MIN.min(self.api.config().scope_refresh_gap_min);
+            tokio::time::sleep(age.map_or(Duration::ZERO, |age| gap.saturating_sub(age))).await;
         };
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
