@@ -55,10 +55,6 @@ pub(crate) struct Ledger {
     pub(crate) sent: AtomicU64,
     /// The highest number of the unbroken run of acknowledged ones.
     pub(crate) acked: AtomicU64,
-    /// Successful CONNECTs.
-    pub(crate) connects: AtomicU64,
-    /// CONNECTs that were refused with a code.
-    pub(crate) refused: AtomicU64,
     /// Times that a PUBACK came for something else than the oldest unacknowledged message.
     pub(crate) ack_order_violations: AtomicU64,
     /// Whether it is connected now.
@@ -105,13 +101,8 @@ pub(crate) struct Stops {
 
 /// Runs until `stops.finish` (and everything is acknowledged) or `stops.abort`.
 pub(crate) async fn run(config: DeviceConfig, ledger: Arc<Ledger>, stops: Stops) {
-    let mut device = Device {
-        config,
-        ledger,
-        unacked: VecDeque::new(),
-        resend: 0,
-        next_at: tokio::time::Instant::now(),
-    };
+    let mut device =
+        Device { config, ledger, unacked: VecDeque::new(), next_at: tokio::time::Instant::now() };
     // The C SDK starts at once and doubles; a simulation that waits for a restarted gateway wants to be back soon.
     let mut pause = Duration::from_millis(20);
     let done = |device: &Device| stops.finish.is_cancelled() && device.unacked.is_empty();
@@ -193,8 +184,6 @@ struct Device {
     ledger: Arc<Ledger>,
     /// Numbers that were sent and not acknowledged, oldest first.
     unacked: VecDeque<u64>,
-    /// How many of `unacked` are still to be sent again on this connection.
-    resend: usize,
     next_at: tokio::time::Instant,
 }
 
@@ -202,12 +191,14 @@ impl Device {
     async fn connection(&mut self, finish: &CancellationToken) -> io::Result<()> {
         let (mut tls, code) = connect(&self.config, 240).await?;
         if code != ConnectReturnCode::Success {
-            self.ledger.refused.fetch_add(1, Ordering::Relaxed);
             return Err(io::Error::other(format!("refused: {code:?}")));
         }
-        self.ledger.connects.fetch_add(1, Ordering::Relaxed);
         self.ledger.connected.store(true, Ordering::Relaxed);
-        self.resend = self.unacked.len();
+        let mut again = BytesMut::new();
+        for &number in &self.unacked {
+            self.publish(number, true, &mut again)?;
+        }
+        tls.write_all(&again).await?;
         let mut inbox = BytesMut::new();
         loop {
             if finish.is_cancelled() && self.unacked.is_empty() {
@@ -224,18 +215,13 @@ impl Device {
         }
     }
 
-    /// Sends what must be sent again, then new messages that are due, in one write.
+    /// Sends new messages that are due, in one write.
     async fn send_due(
         &mut self,
         tls: &mut TlsStream<TcpStream>,
         finishing: bool,
     ) -> io::Result<()> {
         let mut out = BytesMut::new();
-        let again = self.unacked.len() - self.resend;
-        for &number in self.unacked.iter().skip(again) {
-            self.publish(number, true, &mut out)?;
-        }
-        self.resend = 0;
         while !finishing
             && self.unacked.len() < self.config.window
             && self.next_at <= tokio::time::Instant::now()
@@ -248,11 +234,8 @@ impl Device {
                 self.next_at = tokio::time::Instant::now();
             }
         }
-        if !out.is_empty() {
-            tls.write_all(&out).await?;
-            tls.flush().await?;
-        }
-        Ok(())
+        tls.write_all(&out).await?;
+        tls.flush().await
     }
 
     fn publish(&self, number: u64, dup: bool, out: &mut BytesMut) -> io::Result<()> {

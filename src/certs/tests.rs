@@ -70,7 +70,9 @@ async fn the_trust_bundle_knows_the_local_hub_and_no_other() {
     let (chain, key) = (&site.hub_server.chain_pem, &site.hub_server.key_pem);
     let hub = ServerIdentity::from_pem(chain.as_bytes(), key.as_bytes(), "localhost", now).unwrap();
     for (bundle, expected) in [(&site.trust_bundle_pem, true), (&other.trust_bundle_pem, false)] {
-        let client = upstream_config(roots(Some(bundle.as_bytes())).unwrap());
+        let (store, refused) = roots(Some(bundle.as_bytes()));
+        assert!(refused.is_empty(), "{refused:?}");
+        let client = upstream_config(store);
         let (near, far) = tokio::io::duplex(64 * 1024);
         let name = "localhost".try_into().unwrap();
         let connecting = tokio_rustls::TlsConnector::from(client).connect(name, near);

@@ -20,7 +20,7 @@ mod wire;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -32,7 +32,7 @@ use self::wire::{Wire, WireEvent};
 use super::ingest::Ingest;
 use super::roster::{Roster, Seat};
 use crate::auth::{self, Attempt, Authenticator};
-use crate::clock::SharedClock;
+use crate::clock::{SharedClock, UnixMillis};
 use crate::identity::{ClientName, Identity};
 use crate::iothub::topics;
 use crate::message::{Message, SystemKey};
@@ -180,8 +180,10 @@ where
             if self.ended.is_some() {
                 return;
             }
+            // One look at the clocks serves a turn: its packets came in together.
+            let (now, wall) = (self.front.clock.monotonic(), self.front.clock.wall());
             let mut served = 0;
-            while served < PACKETS_PER_TURN && self.may_take() && self.decode_one() {
+            while served < PACKETS_PER_TURN && self.may_take() && self.decode_one(now, wall) {
                 served += 1;
             }
             match served {
@@ -193,8 +195,7 @@ where
     }
 
     /// Hands one packet to the session; says whether there was one.
-    fn decode_one(&mut self) -> bool {
-        let (now, wall) = (self.front.clock.monotonic(), self.front.clock.wall());
+    fn decode_one(&mut self, now: Instant, wall: UnixMillis) -> bool {
         match self.wire.decode(self.session.packet_bytes_max()) {
             Ok(Some(packet)) => self.session.on_packet(packet, now, wall, &mut self.outputs),
             Ok(None) => return false,

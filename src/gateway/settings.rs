@@ -14,7 +14,7 @@ pub(super) fn of_upstream(config: &Config) -> Result<upstream::Config, Problem> 
     let path = &config.upstream.extra_roots;
     let pem = std::fs::read(path)
         .map_err(|e| Problem::UpstreamRoots { path: path.clone(), reason: e.to_string() })?;
-    let (roots, refused) = upstream::tls::usable_roots(Some(&pem));
+    let (roots, refused) = upstream::tls::roots(Some(&pem));
     for refused in refused {
         warn!("{}: {refused}", path.display());
     }

@@ -3,38 +3,21 @@
 use std::io::{self, Read as _, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bytes::BytesMut;
 use rumqttc::mqttbytes::QoS;
 use rumqttc::mqttbytes::v4::{
-    Connect, ConnectReturnCode, LastWill, Login, Packet, Publish, Subscribe, SubscribeFilter,
-    SubscribeReasonCode,
+    ConnectReturnCode, LastWill, Packet, Publish, Subscribe, SubscribeFilter, SubscribeReasonCode,
 };
 use rustls::pki_types::ServerName;
-use sphere_gateway::gateway::Gateway;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
+use crate::client::{admitted, connect, refusals, silent_tls, telemetry};
 use crate::device::{self, DeviceConfig};
 use crate::site::GATEWAY;
 use crate::support::{PATIENCE, World, eventually, metrics, series};
-
-/// Connects and wants to be let in; the first scope refresh may still be under way, so code 3 is tried again.
-async fn admitted(config: &DeviceConfig) -> TlsStream<TcpStream> {
-    let give_up = tokio::time::Instant::now() + PATIENCE;
-    loop {
-        let (stream, code) = device::connect(config, 60).await.expect("an answer");
-        match code {
-            ConnectReturnCode::Success => return stream,
-            ConnectReturnCode::ServiceUnavailable if tokio::time::Instant::now() < give_up => {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-            other => panic!("refused: {other:?}"),
-        }
-    }
-}
 
 /// Waits until the scope is known, so that a refusal is a judgement.
 async fn scope_known(world: &World) {
@@ -43,12 +26,6 @@ async fn scope_known(world: &World) {
 
 async fn refused_with(config: &DeviceConfig) -> ConnectReturnCode {
     device::connect(config, 60).await.expect("an answer").1
-}
-
-async fn refusals(gateway: &Gateway, stage: &str, reason: &str) -> f64 {
-    let labels = [format!("stage=\"{stage}\""), format!("reason=\"{reason}\"")];
-    let labels = [labels[0].as_str(), labels[1].as_str()];
-    series(&metrics(gateway).await, "sphere_gateway_refused_total", &labels)
 }
 
 /// The packets that come until the gateway closes.
@@ -64,13 +41,6 @@ async fn until_closed(stream: &mut TlsStream<TcpStream>) -> Vec<Packet> {
             Err(_) => return packets,
         }
     }
-}
-
-fn telemetry(device: &str, pkid: u16, qos: QoS) -> Packet {
-    let topic = format!("devices/{device}/messages/events/seq={pkid}&%24.mid=m-{pkid}");
-    let mut publish = Publish::new(topic, qos, "{}");
-    publish.pkid = pkid;
-    Packet::Publish(publish)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -266,15 +236,8 @@ async fn the_will_of_a_client_that_vanishes_is_telemetry() {
     let gateway = world.gateway().await;
     let config = world.device(0);
     scope_known(&world).await;
-    let tcp = TcpStream::connect(gateway.mqtt_addr()).await.expect("connect");
-    let name = ServerName::try_from(GATEWAY).expect("a name");
-    let connector = tokio_rustls::TlsConnector::from(Arc::clone(&config.tls));
-    let mut stream = connector.connect(name, tcp).await.expect("handshake");
-    let mut connect = Connect::new(config.id.clone());
-    connect.login = Some(Login {
-        username: format!("{GATEWAY}/{}/?api-version=2021-04-12", config.id),
-        password: String::new(),
-    });
+    let mut stream = silent_tls(&config).await;
+    let mut connect = connect(&config);
     let topic = format!("devices/{}/messages/events/seq=1", config.id);
     connect.last_will = Some(LastWill::new(topic, "gone", QoS::AtLeastOnce, false));
     device::write(&mut stream, &Packet::Connect(connect)).await.expect("write");
@@ -329,13 +292,8 @@ fn connect_in_one_flight(config: &DeviceConfig) -> io::Result<[u8; 4]> {
     let mut socket =
         std::net::TcpStream::connect(("127.0.0.1", config.port.load(Ordering::Relaxed)))?;
     socket.set_read_timeout(Some(PATIENCE))?;
-    let mut connect = Connect::new(config.id.clone());
-    connect.login = Some(Login {
-        username: format!("{GATEWAY}/{}/?api-version=2021-04-12", config.id),
-        password: String::new(),
-    });
     let mut bytes = BytesMut::new();
-    Packet::Connect(connect).write(&mut bytes, 10_000).map_err(io::Error::other)?;
+    Packet::Connect(connect(config)).write(&mut bytes, 10_000).map_err(io::Error::other)?;
     // rustls keeps plaintext until the handshake allows it: it then leaves behind the Finished, and both go out in
     // one write of the socket.
     tls.writer().write_all(&bytes)?;

@@ -6,6 +6,7 @@ mod device;
 mod site;
 
 mod architecture;
+mod client;
 mod frontend;
 mod happy;
 mod hostile;
