@@ -6,11 +6,11 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::age::StoreMillis;
 use super::disk::{Disk, DiskFile, Mode, is_full};
 use super::id::Offset;
-use super::queue::SegmentMeta;
-use super::segment::{self, Key, SEAL_BYTES, Seal};
-use crate::clock::UnixMillis;
+use super::index::SegmentMeta;
+use super::segment::{self, Header, Key, SEAL_BYTES, Seal};
 
 /// Preallocation of a queue's first segment; it doubles as the segment fills, so that a quiet queue stays small.
 pub(super) const FIRST_ALLOCATION_BYTES: u64 = 128 * 1024;
@@ -36,17 +36,18 @@ impl Active {
         folder: &Path,
         first: Offset,
         (room, need): (u64, u64),
-        now: UnixMillis,
+        now: StoreMillis,
     ) -> io::Result<Self> {
         let key = Key { first, salt: rand::random() };
         let path = folder.join(key.file_name());
         let file = disk.open(&path, Mode::CreateNew)?;
         let data_end = segment::HEADER_BYTES;
-        let meta = SegmentMeta { key, next: first, records: 0, payload_bytes: 0, data_end };
+        let meta = SegmentMeta::empty(key);
+        let header = Header { version: meta.version, created: now }.encode(key);
         let mut active = Self { file, meta, allocated: 0 };
         let made = active
             .allocate(data_end + room + SEAL_BYTES, data_end + need + SEAL_BYTES)
-            .and_then(|()| active.file.write_at(&segment::header(key, now), 0));
+            .and_then(|()| active.file.write_at(&header, 0));
         if let Err(error) = made {
             // Best effort: recovery removes segments without records.
             let _ = disk.remove_file(&path);
@@ -64,13 +65,43 @@ impl Active {
         self.meta.data_end == segment::HEADER_BYTES
     }
 
-    /// Preallocates for `bytes` more, doubling up to `max`, so that fdatasync finds the file's length unchanged.
-    pub(super) fn reserve(&mut self, bytes: u64, max: u64) -> io::Result<()> {
-        let need = self.meta.data_end + bytes + SEAL_BYTES;
-        if need <= self.allocated {
+    /// How long the file is to be for `bytes` more: at least, and, doubling up to `max`, at best, so that fdatasync finds
+    /// its length unchanged.
+    fn lengths(&self, bytes: u64, max: u64) -> (u64, u64) {
+        let least = self.meta.data_end + bytes + SEAL_BYTES;
+        (least, least.max(max.min(self.allocated.saturating_mul(2))))
+    }
+
+    /// By how much [`Active::reserve`] makes the file longer.
+    pub(super) fn growth(&self, bytes: u64, max: u64, lavish: bool) -> u64 {
+        let (least, best) = self.lengths(bytes, max);
+        let grows = self.allocated == UNLIMITED || least > self.allocated;
+        let len = if lavish && self.allocated != UNLIMITED { best } else { least };
+        if grows { len.saturating_sub(self.disk_bytes()) } else { 0 }
+    }
+
+    /// Preallocates for `bytes` more; more than that only if `lavish`.
+    pub(super) fn reserve(&mut self, bytes: u64, max: u64, lavish: bool) -> io::Result<()> {
+        let (least, best) = self.lengths(bytes, max);
+        if least <= self.allocated {
             return Ok(());
         }
-        self.allocate(need.max(max.min(self.allocated.saturating_mul(2))), need)
+        self.allocate(if lavish { best } else { least }, least)
+    }
+
+    /// Preallocated bytes that no record has needed yet.
+    pub(super) fn spare(&self) -> u64 {
+        self.disk_bytes() - (self.meta.data_end + SEAL_BYTES)
+    }
+
+    /// Gives the preallocated bytes back.
+    pub(super) fn trim(&mut self) -> io::Result<()> {
+        let len = self.meta.data_end + SEAL_BYTES;
+        if self.allocated != UNLIMITED && self.allocated > len {
+            self.file.set_len(len)?;
+            self.allocated = len;
+        }
+        Ok(())
     }
 
     /// Preallocates `len`, or `least` if the volume has no more.
@@ -83,9 +114,10 @@ impl Active {
         Ok(())
     }
 
-    /// Bytes that the file takes.
+    /// Bytes that the file takes, room for its seal included.
     pub(super) fn disk_bytes(&self) -> u64 {
-        if self.allocated == UNLIMITED { self.meta.data_end } else { self.allocated }
+        let sealed = self.meta.data_end + SEAL_BYTES;
+        if self.allocated == UNLIMITED { sealed } else { self.allocated.max(sealed) }
     }
 
     /// Cuts off whatever a failed write left behind the last record.
@@ -114,5 +146,7 @@ pub(super) fn seal_of(meta: &SegmentMeta) -> Seal {
         next: meta.next,
         records: meta.records,
         payload_bytes: meta.payload_bytes,
+        expires_by: meta.expires_by,
+        version: meta.version,
     }
 }

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use super::age::StoreMillis;
 use super::id::QueueId;
-use crate::clock::UnixMillis;
 
 /// Who needs the room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,8 +30,8 @@ pub struct Append {
     pub queues: Vec<AppendTo>,
     /// The bytes to keep, at most [`super::PAYLOAD_BYTES_MAX`]; opaque here.
     pub payload: Bytes,
-    /// When it was received (wall time).
-    pub received: UnixMillis,
+    /// When it was stored first, for a record that moves from another queue: its age keeps counting. `None`: now.
+    pub since: Option<StoreMillis>,
     /// Who needs the room.
     pub class: AppendClass,
     /// Whom to tell.
@@ -158,7 +158,8 @@ pub enum AppendError {
     /// No room on the volume (or the volume takes no writes just now). It may heal: later appends are tried, unless
     /// they are of the same [`AppendChain`].
     #[error(
-        "the volume of the store has no room: free some space, or let the upstream drain the queues"
+        "the store has no room: its budget or its volume is used up; let the upstream drain the queues, raise the budget, or \
+         free some space"
     )]
     Full,
     /// A write or sync failed: this process acknowledges nothing any more and must be restarted.

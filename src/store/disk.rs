@@ -91,6 +91,30 @@ pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
+/// Whether an error of a read is the medium's, and not for want of a handle, a file or a permission: those go away, or
+/// are a person's to put right.
+pub(super) fn is_medium(error: &io::Error) -> bool {
+    use io::ErrorKind::{Interrupted, NotFound, OutOfMemory, PermissionDenied, WouldBlock};
+    let passes =
+        [Interrupted, NotFound, OutOfMemory, PermissionDenied, WouldBlock].contains(&error.kind());
+    !passes && !is_no_handle(error)
+}
+
+/// Whether an error says that no handle was to be had: nothing was begun, also where the call was to write to a file that
+/// is opened for it, or to sync a folder. Trying again later is safe.
+pub(super) fn is_no_handle(error: &io::Error) -> bool {
+    let no_handle = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
+    error.raw_os_error().is_some_and(|code| no_handle.contains(&code))
+}
+
+/// Reads, and asks once more for what the medium refuses: it may give it back then.
+pub(super) fn read_patiently(file: &dyn DiskFile, buf: &mut [u8], at: u64) -> io::Result<usize> {
+    match file.read_at(buf, at) {
+        Err(error) if is_medium(&error) => file.read_at(buf, at),
+        read => read,
+    }
+}
+
 /// Reads a whole file.
 pub(super) fn read_all(file: &dyn DiskFile) -> io::Result<Vec<u8>> {
     let len = usize::try_from(file.size()?).map_err(io::Error::other)?;
@@ -100,16 +124,59 @@ pub(super) fn read_all(file: &dyn DiskFile) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Why [`write_atomically`] did not end well.
+#[derive(Debug)]
+pub(super) enum Unwritten {
+    /// The old file is in its place. It may be tried again: that makes a new temporary file.
+    Before(io::Error),
+    /// The new file is in its place; the sync of the folder failed, so it is not known what a power cut leaves.
+    Sync(io::Error),
+}
+
+impl From<Unwritten> for io::Error {
+    fn from(unwritten: Unwritten) -> Self {
+        match unwritten {
+            Unwritten::Before(error) | Unwritten::Sync(error) => error,
+        }
+    }
+}
+
 /// Replaces `path` by `bytes` so that after a crash either the old or the new file is there, whole.
-pub(super) fn write_atomically(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = path.parent().ok_or_else(|| io::Error::other("a file has a folder"))?;
+pub(super) fn write_atomically(
+    disk: &dyn Disk,
+    path: &Path,
+    bytes: &[u8],
+) -> Result<(), Unwritten> {
+    let folder = path.parent().expect("a file has a folder");
+    replace(disk, path, bytes).map_err(Unwritten::Before)?;
+    disk.sync_dir(folder).map_err(|error| match is_no_handle(&error) {
+        // It did not get as far as the sync.
+        true => Unwritten::Before(error),
+        false => Unwritten::Sync(error),
+    })
+}
+
+fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let tmp = path.with_extension("tmp");
     let _ = disk.remove_file(&tmp);
     let file = disk.open(&tmp, Mode::CreateNew)?;
     file.write_at(bytes, 0)?;
     file.sync_data()?;
-    disk.rename(&tmp, path)?;
-    disk.sync_dir(folder)
+    disk.rename(&tmp, path)
+}
+
+/// An attribute that no file of ours ever has.
+const PROBE: &str = "user.sphere-gateway.probe";
+
+/// Whether the file system is still sound after a sync that answered `Ok`. Where ext4's journal dies while the bytes are on
+/// their way they stay in extents that are marked as unwritten, and the sync says nothing of it. (The file system calls itself
+/// read-only only some milliseconds later.) To remove what is not there begins a transaction, which a dead journal refuses,
+/// and changes nothing.
+fn has_held(file: &File) -> io::Result<()> {
+    match rustix::fs::fremovexattr(file, PROBE) {
+        Err(error @ (Errno::ROFS | Errno::IO)) => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 /// The operating system's file system.
@@ -126,7 +193,9 @@ impl Disk for RealDisk {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        OpenOptions::new().read(true).open(path)?.sync_all()
+        let folder = OpenOptions::new().read(true).open(path)?;
+        folder.sync_all()?;
+        has_held(&folder)
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
@@ -209,7 +278,8 @@ impl DiskFile for File {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        File::sync_data(self)
+        File::sync_data(self)?;
+        has_held(self)
     }
 
     fn size(&self) -> io::Result<u64> {

@@ -5,6 +5,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::segment::FORMAT_VERSION;
+
 /// The place of a record in its queue: counted from 0, one per record, never reused while the queue exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Offset(pub u64);
@@ -30,10 +32,17 @@ pub struct QueueId {
     pub endpoint: Arc<str>,
     /// 0 (first) ..= 9, or [`QueueId::PRIORITY_DEFAULT`].
     pub priority: u8,
+    /// The queue of fresh messages, drained before the queue of the same endpoint and priority that is not live: see
+    /// live-first in [`crate::route`].
+    pub live: bool,
     /// A parked sender's side queue; `None` for the endpoint's normal queue.
     pub lane: Option<Arc<str>>,
 }
 
+/// Behind the priority in the text form of a live queue.
+const LIVE_SUFFIX: &str = "-live";
+/// Before the format in the file `name`. No text form has a space in it.
+const NAME_MAGIC: &str = "sgw-name ";
 /// Longest folder name that is the plain encoding; NAME_MAX is 255.
 const PLAIN_NAME_BYTES_MAX: usize = 200;
 /// How much of a longer encoding stays readable in the folder name.
@@ -45,7 +54,7 @@ impl QueueId {
 
     /// An endpoint's normal queue.
     pub fn new(endpoint: &str, priority: u8) -> Self {
-        Self { endpoint: endpoint.into(), priority, lane: None }
+        Self { endpoint: endpoint.into(), priority, live: false, lane: None }
     }
 
     /// The side queue of a sender, beside this queue.
@@ -54,13 +63,17 @@ impl QueueId {
         Self { lane: Some(lane.into()), ..self.clone() }
     }
 
-    /// The reversible text form: `endpoint.priority` or `endpoint.priority.lane`, where every byte outside
+    /// The reversible text form: `endpoint.priority` or `endpoint.priority.lane`, with `-live` behind the priority of a live
+    /// queue, where every byte outside
     /// `A-Z a-z 0-9 _ -` is `%XX`. The dot keeps it apart from the store's own names (`lock`, `quarantine`).
     pub(super) fn encoded(&self) -> String {
         let mut text = String::new();
         escape(&self.endpoint, &mut text);
         text.push('.');
         text.push_str(&self.priority.to_string());
+        if self.live {
+            text.push_str(LIVE_SUFFIX);
+        }
         if let Some(lane) = &self.lane {
             text.push('.');
             escape(lane, &mut text);
@@ -72,12 +85,17 @@ impl QueueId {
     pub(super) fn from_encoded(text: &str) -> Option<Self> {
         let mut parts = text.split('.');
         let endpoint = unescape(parts.next()?)?;
-        let priority = parts.next()?.parse().ok()?;
+        let part = parts.next()?;
+        let (priority, live) = match part.strip_suffix(LIVE_SUFFIX) {
+            Some(priority) => (priority, true),
+            None => (part, false),
+        };
+        let priority = priority.parse().ok()?;
         let lane = match parts.next() {
             Some(lane) => Some(unescape(lane)?.into()),
             None => None,
         };
-        let id = Self { endpoint: endpoint.into(), priority, lane };
+        let id = Self { endpoint: endpoint.into(), priority, live, lane };
         // Only the canonical spelling counts, so that two folders never mean the same queue.
         (parts.next().is_none() && id.encoded() == text).then_some(id)
     }
@@ -96,6 +114,29 @@ impl QueueId {
         format!("{}.~{high:08x}{low:08x}", &text[..SHORT_NAME_PREFIX_BYTES])
     }
 
+    /// What the file `name` in a shortened folder says: magic and format, the text form, and the CRC of all that in hex.
+    pub(super) fn name_file(&self) -> String {
+        let text = format!("{NAME_MAGIC}{FORMAT_VERSION} {}", self.encoded());
+        format!("{text} {:08x}", crc32c::crc32c(text.as_bytes()))
+    }
+
+    /// Reads the file `name` back; in format 1 it is the text form and nothing else. `Err`: a newer format. The caller
+    /// compares the folder's name, which vouches for the rest.
+    pub(super) fn from_name_file(file: &str) -> Result<Option<Self>, u16> {
+        let parts = file.strip_prefix(NAME_MAGIC).and_then(|rest| rest.split_once(' '));
+        let Some((version, rest)) = parts else {
+            return Ok(Self::from_encoded(file));
+        };
+        let (text, crc) = rest.rsplit_once(' ').unwrap_or((rest, ""));
+        let covered = &file.as_bytes()[..file.len() - (rest.len() - text.len())];
+        let intact = crc == format!("{:08x}", crc32c::crc32c(covered));
+        match version.parse() {
+            // A flipped bit is damage, not a version.
+            Ok(found) if intact && found > FORMAT_VERSION => Err(found),
+            _ => Ok(Self::from_encoded(text)),
+        }
+    }
+
     /// Whether a folder name is a shortened one.
     pub(super) fn is_short_folder(folder: &str) -> bool {
         folder.contains(".~")
@@ -104,7 +145,13 @@ impl QueueId {
 
 impl fmt::Display for QueueId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.endpoint, self.priority)?;
+        write!(
+            f,
+            "{}/{}{}",
+            self.endpoint,
+            self.priority,
+            if self.live { LIVE_SUFFIX } else { "" }
+        )?;
         match &self.lane {
             Some(lane) => write!(f, "/{lane}"),
             None => Ok(()),
@@ -178,6 +225,18 @@ mod tests {
         assert!(QueueId::is_short_folder(&a.folder()));
         assert_ne!(a.folder(), b.folder());
         assert_eq!(QueueId::from_encoded(&a.folder()), None);
-        assert_eq!(QueueId::from_encoded(&a.encoded()), Some(a));
+        assert_eq!(QueueId::from_encoded(&a.encoded()), Some(a.clone()));
+        let with_crc = |text: &str| format!("{text} {:08x}", crc32c::crc32c(text.as_bytes()));
+        let newer = format!("sgw-name 3 {}", a.encoded());
+        for (text, want) in [
+            (a.name_file(), Ok(Some(&a))),
+            (a.encoded(), Ok(Some(&a))),
+            (a.name_file().replace("name 2", "name 3"), Ok(Some(&a))),
+            (with_crc(&newer), Err(3)),
+            (a.name_file().replace("u.1", "u.x"), Ok(None)),
+            ("sgw-name 2".to_owned(), Ok(None)),
+        ] {
+            assert_eq!(QueueId::from_name_file(&text), want.map(|id| id.cloned()), "{text}");
+        }
     }
 }

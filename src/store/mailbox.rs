@@ -2,7 +2,8 @@
 //!
 //! Owns: the queue of commands, bounded by the byte budget, and the public [`Appender`].
 //! Invariants: commands are taken in the order in which they came; an append holds its share of the budget until its
-//! receipt is sent, so waiting memory is at most `pending_bytes_max` (plus one largest payload). A mutex with a condition
+//! receipt is sent, so waiting memory is at most `pending_bytes_max` (plus one largest payload) for devices and a quarter of
+//! that beside it for the store's own side: what devices wait for room with must not keep out what makes it. A mutex with a condition
 //! variable instead of a channel, because the writer needs a wait with a time limit and takes a whole batch at a time.
 //! Must not know: files.
 
@@ -12,14 +13,18 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
-use super::append::{Append, AppendError};
+use super::append::{Append, AppendClass, AppendError};
+use super::budget::Bounds;
 use super::id::QueueId;
 use super::queue::Shared;
 use super::record::PAYLOAD_BYTES_MAX;
-use super::{Health, StoreError};
+use super::{Health, Limits, StoreError};
 
 /// What an append weighs in the budget beside its payload, per queue: its record header and its place in the mailbox.
 const OVERHEAD_BYTES: usize = 256;
+
+/// Most yields before a commit without a window: about a millisecond, and only while appends keep coming.
+const YIELDS_MAX: usize = 1024;
 
 /// An append and its share of the budget.
 #[derive(Debug)]
@@ -37,7 +42,9 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 pub(super) enum Command {
     Append(Pending),
     Open(QueueId, Reply<Arc<Shared>>),
+    Find(QueueId, Reply<Option<Arc<Shared>>>),
     DeleteIfEmpty(Arc<Shared>, Reply<bool>),
+    SetLimits(Limits, Bounds),
     Close,
 }
 
@@ -61,26 +68,51 @@ struct Waiting {
     urgent: bool,
     settle: bool,
     closed: bool,
+    /// At what weight of the appends the writer wants to be woken; 0: by anything. `None`: it is awake, or was woken
+    /// (each wake-up is a system call).
+    wake_at: Option<usize>,
+}
+
+impl Waiting {
+    /// Whether the writer has to be woken for what is there now. Says so once.
+    fn wakes(&mut self) -> bool {
+        let wakes = self.wake_at.is_some_and(|at| self.urgent || self.bytes >= at);
+        if wakes {
+            self.wake_at = None;
+        }
+        wakes
+    }
+}
+
+/// Bytes that may wait.
+struct Share {
+    bytes: usize,
+    free: Arc<Semaphore>,
+}
+
+impl Share {
+    fn new(bytes: usize) -> Self {
+        let bytes = bytes.clamp(OVERHEAD_BYTES, Semaphore::MAX_PERMITS >> 3).min(u32::MAX as usize);
+        Self { bytes, free: Arc::new(Semaphore::new(bytes)) }
+    }
 }
 
 /// The mailbox of the writer thread.
 pub(super) struct Mailbox {
     waiting: Mutex<Waiting>,
     wake: Condvar,
-    budget: Arc<Semaphore>,
-    budget_bytes: usize,
+    ingress: Share,
+    internal: Share,
     health: watch::Sender<Health>,
 }
 
 impl Mailbox {
     pub(super) fn new(pending_bytes_max: usize) -> Self {
-        let budget_bytes = pending_bytes_max.clamp(OVERHEAD_BYTES, Semaphore::MAX_PERMITS >> 3);
-        let budget_bytes = budget_bytes.min(u32::MAX as usize);
         Self {
             waiting: Mutex::default(),
             wake: Condvar::new(),
-            budget: Arc::new(Semaphore::new(budget_bytes)),
-            budget_bytes,
+            ingress: Share::new(pending_bytes_max),
+            internal: Share::new(pending_bytes_max / 4),
             health: watch::Sender::new(Health::Healthy),
         }
     }
@@ -95,11 +127,13 @@ impl Mailbox {
 
     /// Nobody gets in any more; those who wait for room are sent away.
     pub(super) fn shut(&self) {
-        self.budget.close();
+        self.ingress.free.close();
+        self.internal.free.close();
         self.lock().closed = true;
     }
 
     /// Adds a command; gives it back if the mailbox is shut.
+    #[allow(clippy::result_large_err, reason = "a box would cost every message an allocation")]
     pub(super) fn post(&self, command: Command) -> Result<(), Command> {
         let mut waiting = self.lock();
         if waiting.closed {
@@ -110,8 +144,11 @@ impl Mailbox {
             _ => waiting.urgent = true,
         }
         waiting.commands.push_back(command);
+        let wakes = waiting.wakes();
         drop(waiting);
-        self.wake.notify_one();
+        if wakes {
+            self.wake.notify_one();
+        }
         Ok(())
     }
 
@@ -123,26 +160,27 @@ impl Mailbox {
 
     /// Tells the writer that some queue wants to settle.
     pub(super) fn poke(&self) {
-        self.lock().settle = true;
-        self.wake.notify_one();
+        let mut waiting = self.lock();
+        waiting.settle = true;
+        let wakes = waiting.wakes();
+        drop(waiting);
+        if wakes {
+            self.wake.notify_one();
+        }
     }
 
     /// Waits until there is something, at most `limit`, and takes it: appends until their weight reaches `bytes_max`,
-    /// or up to the first other command. Once the first append is there, waits `window` for more.
+    /// or up to the first other command. Once the first append is there, waits `window` for more, or, without a
+    /// window, as long as more come at once.
     pub(super) fn take(&self, bytes_max: usize, window: Duration, limit: Duration) -> Taken {
         let idle = |w: &mut Waiting| w.commands.is_empty() && !w.settle;
-        let waiting = self.lock();
-        let (mut waiting, _) = self
-            .wake
-            .wait_timeout_while(waiting, limit, idle)
-            .unwrap_or_else(PoisonError::into_inner);
-        if !window.is_zero() && matches!(waiting.commands.front(), Some(Command::Append(_))) {
-            let more = |w: &mut Waiting| w.bytes < bytes_max && !w.urgent;
-            (waiting, _) = self
-                .wake
-                .wait_timeout_while(waiting, window, more)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
+        let waiting = self.wait_while(self.lock(), 0, limit, idle);
+        let more = |w: &mut Waiting| w.bytes < bytes_max && !w.urgent;
+        let mut waiting = match waiting.commands.front() {
+            Some(Command::Append(_)) if window.is_zero() => self.gather(waiting, more),
+            Some(Command::Append(_)) => self.wait_while(waiting, bytes_max, window, more),
+            _ => waiting,
+        };
         let mut taken = Taken { settle: std::mem::take(&mut waiting.settle), ..Taken::default() };
         let mut bytes = 0;
         while bytes < bytes_max {
@@ -162,6 +200,46 @@ impl Mailbox {
         taken
     }
 
+    /// Waits while `idle`, at most `limit`.
+    fn wait_while<'a>(
+        &self,
+        mut waiting: MutexGuard<'a, Waiting>,
+        wake_at: usize,
+        limit: Duration,
+        idle: impl Fn(&mut Waiting) -> bool,
+    ) -> MutexGuard<'a, Waiting> {
+        if !idle(&mut waiting) {
+            return waiting;
+        }
+        waiting.wake_at = Some(wake_at);
+        let waited = self.wake.wait_timeout_while(waiting, limit, idle);
+        let (mut waiting, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        waiting.wake_at = None;
+        waiting
+    }
+
+    /// Lets those who are handing over go on while `more` may come and something comes within each yield: the first
+    /// of a run of appends would else be synced alone, and the others would wait for that.
+    fn gather<'a>(
+        &'a self,
+        mut waiting: MutexGuard<'a, Waiting>,
+        more: impl Fn(&mut Waiting) -> bool,
+    ) -> MutexGuard<'a, Waiting> {
+        for _ in 0..YIELDS_MAX {
+            let before = waiting.commands.len();
+            if !more(&mut waiting) {
+                break;
+            }
+            drop(waiting);
+            std::thread::yield_now();
+            waiting = self.lock();
+            if waiting.commands.len() == before {
+                break;
+            }
+        }
+        waiting
+    }
+
     /// Empties the mailbox for good.
     pub(super) fn drain(&self) -> VecDeque<Command> {
         self.shut();
@@ -178,6 +256,10 @@ impl Mailbox {
 
     pub(super) async fn open(&self, id: QueueId) -> Result<Arc<Shared>, StoreError> {
         self.ask(|reply| Command::Open(id, reply)).await
+    }
+
+    pub(super) async fn find(&self, id: QueueId) -> Result<Option<Arc<Shared>>, StoreError> {
+        self.ask(|reply| Command::Find(id, reply)).await
     }
 
     pub(super) async fn delete_if_empty(&self, shared: Arc<Shared>) -> Result<bool, StoreError> {
@@ -216,9 +298,13 @@ impl Appender {
         }
         let mailbox = &self.mailbox;
         let weight = (append.payload.len() + OVERHEAD_BYTES) * append.queues.len().max(1);
+        let budget = match append.class {
+            AppendClass::Ingress => &mailbox.ingress,
+            AppendClass::Internal => &mailbox.internal,
+        };
         // A message larger than the whole budget takes all of it rather than waiting for ever.
-        let share = u32::try_from(weight.min(mailbox.budget_bytes)).expect("the budget fits u32");
-        let permit = Arc::clone(&mailbox.budget).acquire_many_owned(share).await;
+        let share = u32::try_from(weight.min(budget.bytes)).expect("the budget fits u32");
+        let permit = Arc::clone(&budget.free).acquire_many_owned(share).await;
         let permit = permit.map_err(|_| mailbox.why_shut())?;
         let pending = Pending { append, weight, _permit: permit };
         mailbox.post(Command::Append(pending)).map_err(|_| mailbox.why_shut())

@@ -1,30 +1,34 @@
 //! One queue, as its readers see it.
 //!
-//! Owns: [`Queue`] (the handle), the index of a queue's segments, and reading. The index is changed by the writer
-//! only, always to a state that is durable, so that what is found through it may be handed out.
+//! Owns: [`Queue`] (the handle), and reading. What is found through the index is durable, so it may be handed out.
 //! Invariants: no record at or after the durable end is returned; a lock is held for a look-up, never over a read of
 //! the disk by the writer, never over `.await`. Must not know: the writer's files.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::disk::{Disk, DiskFile, Mode};
+use super::age::{StoreClock, StoreMillis};
+use super::disk::{Disk, DiskFile, Mode, is_medium};
+use super::engine::Tools;
 use super::id::{Offset, QueueId};
+use super::index::{Index, SegmentMeta};
 use super::mailbox::Mailbox;
-use super::record::{self, Found, NotRecord};
-use super::segment::{self, Key, Placed};
+use super::record::Found;
+use super::removed::{Removed, RemovedWhy, Teller};
+use super::segment::{self, Key};
 use super::stats::Counters;
-use crate::clock::UnixMillis;
+use super::window::{Cursor, Unopened, Window};
 
-/// Bytes of a segment that are read at once, at least (a larger record is read whole).
-const READ_BYTES: u64 = 256 * 1024;
+/// A segment that the medium refuses to read so often is read without what it refuses.
+const READ_TRIES: u32 = 5;
 
 /// A stored message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,10 +37,12 @@ pub struct Record {
     pub offset: Offset,
     /// The bytes that were appended; a copy of its own, so that holding one holds no other.
     pub payload: Bytes,
-    /// When it was received (wall time).
-    pub received: UnixMillis,
+    /// When it was stored first (see [`StoreMillis`]).
+    pub stored: StoreMillis,
     /// Seconds to live; 0 = for ever.
     pub ttl_secs: u32,
+    /// When its time to live ends, on this process's monotonic clock (may be past); `None` = never.
+    pub expires: Option<Instant>,
 }
 
 /// What one read brought.
@@ -46,7 +52,7 @@ pub struct Chunk {
     pub records: Vec<Record>,
     /// Where the next read starts: past the last record and past what could not be read.
     pub next: Offset,
-    /// Ranges of offsets that were stored and cannot be read back (damaged on disk). Nobody will ever see them: count
+    /// Ranges of offsets that were stored and cannot be read back (damaged on disk, or refused by the medium). Nobody will ever see them: count
     /// them as lost. Each read of the same place reports them again.
     pub lost: Vec<Range<Offset>>,
 }
@@ -67,65 +73,6 @@ pub enum ReadError {
     Stopping,
 }
 
-/// What is known of a segment that holds durable records.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct SegmentMeta {
-    pub(super) key: Key,
-    /// The lowest offset that is not this segment's.
-    pub(super) next: Offset,
-    pub(super) records: u64,
-    pub(super) payload_bytes: u64,
-    /// Where its records end.
-    pub(super) data_end: u64,
-}
-
-/// The durable content of a queue.
-#[derive(Debug, Default)]
-pub(super) struct Index {
-    /// By offset, without overlap.
-    pub(super) segments: VecDeque<SegmentMeta>,
-    /// Everything below is settled.
-    pub(super) settled: Offset,
-}
-
-impl Index {
-    fn find(&self, from: Offset) -> Option<SegmentMeta> {
-        let at = self.segments.partition_point(|segment| segment.next <= from);
-        self.segments.get(at).copied()
-    }
-
-    /// Records and payload bytes that are not settled. Exact, but for bytes in the one segment that is settled in part:
-    /// there they are taken as spread evenly, which keeps this independent of the number of messages.
-    pub(super) fn pending(&self) -> (u64, u64) {
-        let (mut records, mut bytes) = (0, 0);
-        for segment in self.segments.iter().rev() {
-            if segment.next <= self.settled {
-                break;
-            }
-            let settled = self.settled.0.saturating_sub(segment.key.first.0).min(segment.records);
-            let left = segment.records - settled;
-            records += left;
-            bytes += share(segment.payload_bytes, left, segment.records);
-        }
-        (records, bytes)
-    }
-}
-
-/// `bytes * part / whole`.
-fn share(bytes: u64, part: u64, whole: u64) -> u64 {
-    let product = u128::from(bytes) * u128::from(part);
-    u64::try_from(product / u128::from(whole.max(1))).expect("part <= whole")
-}
-
-/// Where the last read ended.
-struct Cursor {
-    key: Key,
-    file: Arc<dyn DiskFile>,
-    /// Position in the file; the record there has this offset or a higher one.
-    at: u64,
-    next: Offset,
-}
-
 /// What readers and the writer share of one queue.
 pub(super) struct Shared {
     pub(super) id: QueueId,
@@ -135,9 +82,23 @@ pub(super) struct Shared {
     index: Mutex<Index>,
     durable_end: watch::Sender<Offset>,
     settle_to: AtomicU64,
+    taken: Mutex<Taken>,
     /// Lost offsets below are in the counters already.
     lost_below: AtomicU64,
     cursor: Mutex<Option<Cursor>>,
+    /// Segments that the medium refused to read, and how often.
+    refusals: Mutex<BTreeMap<Key, u32>>,
+    teller: Arc<Teller>,
+    age: Arc<StoreClock>,
+}
+
+/// Who counts what goes unsettled.
+#[derive(Debug, Default)]
+struct Taken {
+    /// A reader has taken over the records below.
+    below: Offset,
+    /// What the store took away below, and no reader had taken over, it has counted.
+    counted: Offset,
 }
 
 /// The data behind our locks is changed by single assignments: a panic elsewhere leaves it whole.
@@ -147,23 +108,26 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Shared {
     pub(super) fn new(
+        tools: &Tools,
         id: QueueId,
         folder: PathBuf,
-        disk: Arc<dyn Disk>,
-        counters: Arc<Counters>,
         index: Index,
         end: Offset,
     ) -> Self {
         Self {
+            disk: Arc::clone(tools.disk_of(&id)),
             id,
             folder,
-            disk,
-            counters,
+            counters: Arc::clone(&tools.counters),
             settle_to: AtomicU64::new(index.settled.0),
+            taken: Mutex::default(),
             index: Mutex::new(index),
             durable_end: watch::Sender::new(end),
             lost_below: AtomicU64::new(0),
             cursor: Mutex::new(None),
+            refusals: Mutex::default(),
+            teller: Arc::clone(&tools.teller),
+            age: Arc::clone(&tools.age),
         }
     }
 
@@ -176,7 +140,6 @@ impl Shared {
         self.durable_end.send_replace(end);
     }
 
-    #[cfg(test)]
     pub(super) fn end(&self) -> Offset {
         *self.durable_end.borrow()
     }
@@ -191,6 +154,20 @@ impl Shared {
         self.settle_to.fetch_max(below.0, Ordering::AcqRel) < below.0
     }
 
+    /// Settles on the store's own account, for what it takes away; returns where it was settled before, and from where on what
+    /// goes is the store's to count: not what a reader has taken over. One step, so that no record is counted twice.
+    pub(super) fn take_away(&self, below: Offset) -> (Offset, Offset) {
+        let mut taken = lock(&self.taken);
+        taken.counted = taken.counted.max(below);
+        let settled = Offset(self.settle_to.fetch_max(below.0, Ordering::AcqRel));
+        (settled, settled.max(taken.below))
+    }
+
+    /// Up to where a reader counts what becomes of the records.
+    pub(super) fn taken_below(&self) -> Offset {
+        lock(&self.taken).below
+    }
+
     /// Reads from `from` on; blocks on the disk.
     pub(super) fn read(
         &self,
@@ -198,10 +175,23 @@ impl Shared {
         records_max: usize,
         bytes_max: usize,
     ) -> Result<Chunk, ReadError> {
+        // Taken out, not held: a second reader at the same time starts without a cursor.
+        let cursor = lock(&self.cursor).take();
+        let (chunk, cursor) = self.read_on(cursor, from, records_max, bytes_max)?;
+        *lock(&self.cursor) = cursor;
+        Ok(chunk)
+    }
+
+    /// The same from where a cursor stands, if that helps.
+    fn read_on(
+        &self,
+        mut cursor: Option<Cursor>,
+        from: Offset,
+        records_max: usize,
+        bytes_max: usize,
+    ) -> Result<(Chunk, Option<Cursor>), ReadError> {
         let chunk = Chunk { records: Vec::new(), next: from, lost: Vec::new() };
         let mut reading = Reading { chunk, records_left: records_max, bytes_left: bytes_max };
-        // Taken out, not held: a second reader at the same time starts without a cursor.
-        let mut cursor = lock(&self.cursor).take();
         loop {
             let Some(meta) = self.index().find(reading.chunk.next) else {
                 break;
@@ -212,18 +202,21 @@ impl Shared {
                     break;
                 }
                 Ok(None) => {}
-                // Unlinked since the look-up, because it was settled: look again.
+                // Unlinked since the look-up, because it was settled or has expired: look again.
                 Err(error)
-                    if error.kind() == io::ErrorKind::NotFound
-                        && self.index().find(reading.chunk.next) != Some(meta) => {}
+                    if error.kind() == io::ErrorKind::NotFound && self.index().is_stale(&meta) => {}
+                // What there is comes first; the next call meets the error again.
+                Err(_) if reading.has_something() => break,
                 Err(source) => {
+                    if is_medium(&source) && self.note_refusal(meta.key) {
+                        continue;
+                    }
                     return Err(ReadError::Io { path: self.path(meta.key), source });
                 }
             }
         }
-        *lock(&self.cursor) = cursor;
         self.count_lost(&reading.chunk);
-        Ok(reading.chunk)
+        Ok((reading.chunk, cursor))
     }
 
     fn path(&self, key: Key) -> PathBuf {
@@ -242,18 +235,20 @@ impl Shared {
             Some(cursor) => cursor,
             None => Cursor {
                 key: meta.key,
-                file: self.disk.open(&self.path(meta.key), Mode::Read)?,
+                file: self.open_segment(meta.key)?,
                 at: segment::HEADER_BYTES,
                 next: meta.key.first,
+                ahead: Window::default(),
             },
         };
-        let mut window = Window { bytes: Vec::new(), at: 0 };
+        let salvage = lock(&self.refusals).get(&meta.key).is_some_and(|n| *n >= READ_TRIES);
+        let mut window = Window { salvage, ..std::mem::take(&mut cursor.ahead) };
         while cursor.next < meta.next {
             let range = cursor.next.0..meta.next.0;
             let Some(placed) = window.next_record(&cursor, meta.data_end, &range)? else {
                 // Without bytes there was nothing: recovery left that gap, and has counted it.
                 if cursor.at < meta.data_end {
-                    reading.lose(Offset(range.start)..Offset(range.end));
+                    self.lose(meta.key, Offset(range.start)..Offset(range.end), reading);
                 }
                 cursor.next = meta.next;
                 break;
@@ -261,14 +256,19 @@ impl Shared {
             let at = window.at + placed.at as u64;
             let offset = placed.found.head.offset;
             if at != cursor.at {
-                reading.lose(cursor.next..offset);
+                self.lose(meta.key, cursor.next..offset, reading);
             }
             (cursor.at, cursor.next) = (at, offset);
             if offset >= reading.chunk.next {
                 if !reading.has_room_for(placed.found.payload_len) {
+                    // Not in side queues: they are many.
+                    if self.id.lane.is_none() {
+                        cursor.ahead = window.kept();
+                    }
                     return Ok(Some(cursor));
                 }
-                reading.take(&placed.found, window.payload(&placed));
+                let record = self.record(&placed.found, meta.version, window.payload(&placed));
+                reading.take(record);
             }
             cursor.at = at + placed.found.size() as u64;
             cursor.next = offset.next();
@@ -283,6 +283,46 @@ impl Shared {
         })
     }
 
+    /// A segment that the medium does not even open, tried often enough, is read as if it were empty.
+    fn open_segment(&self, key: Key) -> io::Result<Arc<dyn DiskFile>> {
+        let opened = self.disk.open(&self.path(key), Mode::Read);
+        let tries = lock(&self.refusals).get(&key).copied().unwrap_or(0);
+        match opened {
+            Err(error) if tries >= READ_TRIES && is_medium(&error) => Ok(Arc::new(Unopened)),
+            other => other,
+        }
+    }
+
+    /// The medium refused; says whether it has done so often enough to go on without what it does not give.
+    fn note_refusal(&self, key: Key) -> bool {
+        let mut refusals = lock(&self.refusals);
+        let index = self.index();
+        refusals.retain(|key, _| index.segments.binary_search_by_key(key, |s| s.key).is_ok());
+        drop(index);
+        let tries = refusals.entry(key).or_default();
+        // At the last try already salvaged: then nothing more is to be had of it.
+        *tries += 1;
+        *tries == READ_TRIES
+    }
+
+    fn lose(&self, key: Key, range: Range<Offset>, reading: &mut Reading) {
+        self.index().mark_damaged(key);
+        reading.lose(range);
+    }
+
+    fn record(&self, found: &Found, version: u16, payload: &[u8]) -> Record {
+        let head = &found.head;
+        let is_old = version == segment::FORMAT_1;
+        let stored = if is_old { StoreMillis::default() } else { self.age.past(head.stored) };
+        Record {
+            offset: head.offset,
+            payload: Bytes::copy_from_slice(payload),
+            stored,
+            ttl_secs: head.ttl_secs,
+            expires: self.age.end_of(stored, head.ttl_secs),
+        }
+    }
+
     fn count_lost(&self, chunk: &Chunk) {
         for range in &chunk.lost {
             let known = self.lost_below.fetch_max(range.end.0, Ordering::Relaxed);
@@ -293,6 +333,14 @@ impl Shared {
                     queue = %self.id, from = %range.start, to = %range.end, lost,
                     "stored messages cannot be read back: the disk returned damaged bytes; check the medium"
                 );
+                self.teller.tell(Removed {
+                    with_reader: 0,
+                    queue: self.id.clone(),
+                    offsets: range.start.max(Offset(known))..range.end,
+                    records: lost,
+                    payload_bytes: 0,
+                    why: RemovedWhy::Unreadable,
+                });
             }
         }
     }
@@ -311,16 +359,15 @@ impl Reading {
         self.records_left > 0 && (self.chunk.records.is_empty() || payload_len <= self.bytes_left)
     }
 
-    fn take(&mut self, found: &Found, payload: &[u8]) {
+    fn has_something(&self) -> bool {
+        !self.chunk.records.is_empty() || !self.chunk.lost.is_empty()
+    }
+
+    fn take(&mut self, record: Record) {
         self.records_left -= 1;
-        self.bytes_left = self.bytes_left.saturating_sub(payload.len());
-        self.chunk.next = found.head.offset.next();
-        self.chunk.records.push(Record {
-            offset: found.head.offset,
-            payload: Bytes::copy_from_slice(payload),
-            received: found.head.received,
-            ttl_secs: found.head.ttl_secs,
-        });
+        self.bytes_left = self.bytes_left.saturating_sub(record.payload.len());
+        self.chunk.next = record.offset.next();
+        self.chunk.records.push(record);
     }
 
     /// Notes a range as lost, as far as this read was to bring it.
@@ -330,61 +377,6 @@ impl Reading {
             self.chunk.lost.push(start..range.end);
             self.chunk.next = range.end;
         }
-    }
-}
-
-/// A piece of a segment in memory.
-struct Window {
-    bytes: Vec<u8>,
-    /// Where it begins in the file.
-    at: u64,
-}
-
-impl Window {
-    /// The record at the cursor or, if the bytes there are damaged, the next one after it.
-    fn next_record(
-        &mut self,
-        cursor: &Cursor,
-        data_end: u64,
-        range: &Range<u64>,
-    ) -> io::Result<Option<Placed>> {
-        let mut need = 0;
-        loop {
-            let end = self.at + self.bytes.len() as u64;
-            if cursor.at + need > end || cursor.at >= end || cursor.at < self.at {
-                self.load(cursor, data_end, need.max(READ_BYTES))?;
-            }
-            let at = usize::try_from(cursor.at - self.at).expect("inside the window");
-            let bytes = self.bytes.get(at..).unwrap_or_default();
-            match record::parse(bytes, cursor.key.salt, range) {
-                Ok(found) => return Ok(Some(Placed { at, found })),
-                Err(NotRecord::Short(needed))
-                    if (bytes.len() as u64) < data_end.saturating_sub(cursor.at)
-                        && needed as u64 > need =>
-                {
-                    need = needed as u64;
-                }
-                Err(_) => break,
-            }
-        }
-        // Damage. A segment is a few MiB: search all the rest of it.
-        self.load(cursor, data_end, u64::MAX)?;
-        Ok(segment::search(&self.bytes, record::ALIGN, cursor.key.salt, range))
-    }
-
-    /// Loads `len` bytes from the cursor on, or as many as there are before `data_end`.
-    fn load(&mut self, cursor: &Cursor, data_end: u64, len: u64) -> io::Result<()> {
-        let len = len.min(data_end.saturating_sub(cursor.at));
-        self.bytes = vec![0; usize::try_from(len).map_err(io::Error::other)?];
-        self.at = cursor.at;
-        let read = cursor.file.read_at(&mut self.bytes, cursor.at)?;
-        self.bytes.truncate(read);
-        Ok(())
-    }
-
-    fn payload(&self, placed: &Placed) -> &[u8] {
-        let start = placed.at + record::HEADER_BYTES;
-        &self.bytes[start..start + placed.found.payload_len]
     }
 }
 
@@ -417,6 +409,15 @@ impl Queue {
         self.shared.settle_to()
     }
 
+    /// The caller counts from now on what becomes of the records below `below` that it has read, also of those that the store
+    /// takes away; but not of those below the offset that is returned: they are gone, and counted. A reader that ends, or
+    /// begins anew, says from where it has nothing.
+    pub fn take_over(&self, below: Offset) -> Offset {
+        let mut taken = lock(&self.shared.taken);
+        taken.below = below;
+        taken.counted
+    }
+
     /// Reads durable records from `from` on: at least one if there is one, then until either limit is reached
     /// (`bytes_max` counts payload bytes). Does not wait for more to come: watch [`Queue::durable_end`].
     pub async fn read(
@@ -428,6 +429,15 @@ impl Queue {
         let shared = Arc::clone(&self.shared);
         let read = move || shared.read(from, records_max, bytes_max);
         tokio::task::spawn_blocking(read).await.map_err(|_| ReadError::Stopping)?
+    }
+
+    /// The first durable record from `from` on, for those who look on: it does not move the place from which the queue's
+    /// reader goes on, and so reads its segment from the beginning.
+    pub async fn peek(&self, from: Offset) -> Result<Option<Record>, ReadError> {
+        let shared = Arc::clone(&self.shared);
+        let read = move || shared.read_on(None, from, 1, 1);
+        let read = tokio::task::spawn_blocking(read).await.map_err(|_| ReadError::Stopping)?;
+        Ok(read?.0.records.pop())
     }
 
     /// Everything below `below` needs nothing more. Monotonic: a lower value is ignored, one beyond the durable end is

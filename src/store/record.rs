@@ -7,8 +7,8 @@
 
 use std::ops::Range;
 
+use super::age::StoreMillis;
 use super::id::Offset;
-use crate::clock::UnixMillis;
 
 /// Bytes of a record before its payload.
 pub(super) const HEADER_BYTES: usize = 40;
@@ -26,8 +26,8 @@ pub(super) struct Head {
     pub(super) offset: Offset,
     /// Every record below this place was durable when this one was written.
     pub(super) durable_below: Offset,
-    /// When it was received.
-    pub(super) received: UnixMillis,
+    /// When it was stored first. In format 1 this is wall time, which readers ignore.
+    pub(super) stored: StoreMillis,
     /// Seconds to live; 0 = for ever.
     pub(super) ttl_secs: u32,
 }
@@ -67,14 +67,15 @@ pub(super) fn size(payload_len: usize) -> usize {
 pub(super) fn encode(out: &mut Vec<u8>, salt: u32, head: &Head, payload: &[u8]) {
     let start = out.len();
     let length = u32::try_from(HEADER_BYTES + payload.len()).expect("payloads are at most 16 MiB");
-    out.extend_from_slice(&length.to_le_bytes());
-    out.extend_from_slice(&[0; 4]);
-    out.extend_from_slice(&head.offset.0.to_le_bytes());
-    out.extend_from_slice(&head.durable_below.0.to_le_bytes());
-    out.extend_from_slice(&head.received.0.to_le_bytes());
-    out.extend_from_slice(&head.ttl_secs.to_le_bytes());
-    out.extend_from_slice(&0u16.to_le_bytes());
-    out.extend_from_slice(&MARK.to_le_bytes());
+    // Put together first: one copy to where the buffer may have to grow, not nine.
+    let mut header = [0; HEADER_BYTES];
+    header[..4].copy_from_slice(&length.to_le_bytes());
+    header[8..16].copy_from_slice(&head.offset.0.to_le_bytes());
+    header[16..24].copy_from_slice(&head.durable_below.0.to_le_bytes());
+    header[24..32].copy_from_slice(&head.stored.0.to_le_bytes());
+    header[32..36].copy_from_slice(&head.ttl_secs.to_le_bytes());
+    header[38..].copy_from_slice(&MARK.to_le_bytes());
+    out.extend_from_slice(&header);
     out.extend_from_slice(payload);
     let crc = checksum(&out[start..], salt);
     out[start + 4..start + 8].copy_from_slice(&crc.to_le_bytes());
@@ -93,7 +94,7 @@ pub(super) fn parse(bytes: &[u8], salt: u32, range: &Range<u64>) -> Result<Found
     let head = Head {
         offset: Offset(u64_at(bytes, 8)),
         durable_below: Offset(u64_at(bytes, 16)),
-        received: UnixMillis(u64_at(bytes, 24)),
+        stored: StoreMillis(u64_at(bytes, 24)),
         ttl_secs: u32_at(bytes, 32),
     };
     let plausible = (HEADER_BYTES..=HEADER_BYTES + PAYLOAD_BYTES_MAX).contains(&length)
@@ -136,7 +137,7 @@ mod tests {
     const HEAD: Head = Head {
         offset: Offset(7),
         durable_below: Offset(5),
-        received: UnixMillis(1_700_000_000_000),
+        stored: StoreMillis(1_700_000_000_000),
         ttl_secs: 60,
     };
 

@@ -1,20 +1,24 @@
 //! Segment files: name, header, seal, and the search for records in one.
 //!
 //! Owns: the 64-byte header and the 64-byte seal (see the tables in [`crate::store`]). Pure: bytes in, findings out.
-//! Must not know: files, queues.
+//! Must not know: folders, queues.
 
+use std::io;
 use std::ops::Range;
 
+use super::age::{ExpiresBy, StoreMillis};
+use super::disk::DiskFile;
 use super::id::Offset;
 use super::record::{self, ALIGN, Found, NotRecord, u32_at, u64_at};
-use crate::clock::UnixMillis;
 
 /// Bytes of a segment before its first record.
 pub(super) const HEADER_BYTES: u64 = 64;
 /// Bytes of the seal behind the last record.
 pub(super) const SEAL_BYTES: u64 = 64;
 /// The format that this program writes, and the newest that it reads.
-pub(super) const FORMAT_VERSION: u16 = 1;
+pub(super) const FORMAT_VERSION: u16 = 2;
+/// The oldest that it reads: stamps are wall time, seals say nothing of expiry.
+pub(super) const FORMAT_1: u16 = 1;
 
 const HEADER_MAGIC: &[u8; 8] = b"SGW-SEG\n";
 const SEAL_MAGIC: &[u8; 8] = b"SGW-END\n";
@@ -44,20 +48,40 @@ impl Key {
     }
 }
 
-/// The header's bytes.
-pub(super) fn header(key: Key, created: UnixMillis) -> [u8; BLOCK] {
-    let mut b = block(HEADER_MAGIC);
-    b[16..24].copy_from_slice(&key.first.0.to_le_bytes());
-    b[24..32].copy_from_slice(&created.0.to_le_bytes());
-    b[32..36].copy_from_slice(&key.salt.to_le_bytes());
-    finish(b)
+/// What a header says beside the key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Header {
+    /// The format of the segment.
+    pub(super) version: u16,
+    /// When it was made; in format 1 nothing.
+    pub(super) created: StoreMillis,
 }
 
-/// Whether `bytes` are an intact header of a format that is newer than this program's: its version then. Every format
-/// keeps magic, version and CRC where format 1 has them, so that this question can be answered.
-pub(super) fn newer_version(bytes: &[u8]) -> Option<u16> {
-    let version = version_of(bytes, HEADER_MAGIC)?;
-    (version > FORMAT_VERSION).then_some(version)
+impl Header {
+    /// The header's bytes.
+    pub(super) fn encode(&self, key: Key) -> [u8; BLOCK] {
+        let mut b = block(HEADER_MAGIC, self.version);
+        b[16..24].copy_from_slice(&key.first.0.to_le_bytes());
+        b[24..32].copy_from_slice(&self.created.0.to_le_bytes());
+        b[32..36].copy_from_slice(&key.salt.to_le_bytes());
+        finish(b)
+    }
+
+    /// Reads an intact header of any format, also of a newer one. Every format keeps magic, version and CRC where format
+    /// 1 has them, so that the version can be told.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let version = version_of(bytes, HEADER_MAGIC)?;
+        let created = if version == FORMAT_1 { 0 } else { u64_at(bytes, 24) };
+        Some(Self { version, created: StoreMillis(created) })
+    }
+}
+
+/// When the first record of a segment was stored. A segment of an older format counted another time: 0, it is older.
+pub(super) fn first_stored(file: &dyn DiskFile) -> io::Result<u64> {
+    let mut bytes = [0; BLOCK + record::HEADER_BYTES];
+    let read = file.read_at(&mut bytes, 0)?;
+    let is_ours = version_of(&bytes[..read], HEADER_MAGIC) == Some(FORMAT_VERSION);
+    Ok(if is_ours { u64_at(&bytes, BLOCK + 24) } else { 0 })
 }
 
 /// What a seal says: it is written behind the last record, after that record was durable.
@@ -71,31 +95,39 @@ pub(super) struct Seal {
     pub(super) records: u64,
     /// Bytes of their payloads.
     pub(super) payload_bytes: u64,
+    /// When all of them have expired.
+    pub(super) expires_by: ExpiresBy,
+    /// The format of the segment.
+    pub(super) version: u16,
 }
 
 impl Seal {
     /// The seal's bytes.
     pub(super) fn encode(&self, key: Key) -> [u8; BLOCK] {
-        let mut b = block(SEAL_MAGIC);
+        let mut b = block(SEAL_MAGIC, self.version);
         b[16..24].copy_from_slice(&key.first.0.to_le_bytes());
         b[24..32].copy_from_slice(&self.next.0.to_le_bytes());
         b[32..40].copy_from_slice(&self.records.to_le_bytes());
         b[40..48].copy_from_slice(&self.payload_bytes.to_le_bytes());
         b[48..56].copy_from_slice(&self.data_end.to_le_bytes());
         b[56..60].copy_from_slice(&key.salt.to_le_bytes());
+        if self.version > FORMAT_1 {
+            b[60..64].copy_from_slice(&self.expires_by.0.to_le_bytes());
+        }
         finish(b)
     }
 
     /// Reads the seal in the last bytes of a file that is `file_len` long. `None`: not sealed, or not believable.
     pub(super) fn decode(bytes: &[u8], key: Key, file_len: u64) -> Option<Self> {
-        if version_of(bytes, SEAL_MAGIC)? != FORMAT_VERSION {
-            return None;
-        }
+        let version = version_of(bytes, SEAL_MAGIC).filter(|v| *v <= FORMAT_VERSION)?;
+        let is_old = version == FORMAT_1;
         let seal = Self {
             data_end: u64_at(bytes, 48),
             next: Offset(u64_at(bytes, 24)),
             records: u64_at(bytes, 32),
             payload_bytes: u64_at(bytes, 40),
+            expires_by: if is_old { ExpiresBy::MIXED } else { ExpiresBy(u32_at(bytes, 60)) },
+            version,
         };
         let ours = u64_at(bytes, 16) == key.first.0
             && u32_at(bytes, 56) == key.salt
@@ -107,10 +139,10 @@ impl Seal {
     }
 }
 
-fn block(magic: &[u8; 8]) -> [u8; BLOCK] {
+fn block(magic: &[u8; 8], version: u16) -> [u8; BLOCK] {
     let mut b = [0; BLOCK];
     b[..8].copy_from_slice(magic);
-    b[8..10].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+    b[8..10].copy_from_slice(&version.to_le_bytes());
     b[10..12].copy_from_slice(&64u16.to_le_bytes());
     b
 }
@@ -201,14 +233,15 @@ mod tests {
     use super::*;
 
     const KEY: Key = Key { first: Offset(10), salt: 0xdead_beef };
+    const HEADER: Header = Header { version: FORMAT_VERSION, created: StoreMillis(1) };
 
     fn segment(payloads: &[&[u8]]) -> Vec<u8> {
-        let mut bytes = header(KEY, UnixMillis(1)).to_vec();
+        let mut bytes = HEADER.encode(KEY).to_vec();
         for (i, payload) in payloads.iter().enumerate() {
             let head = Head {
                 offset: Offset(10 + i as u64),
                 durable_below: Offset(10),
-                received: UnixMillis(0),
+                stored: StoreMillis(0),
                 ttl_secs: 0,
             };
             record::encode(&mut bytes, KEY.salt, &head, payload);
@@ -255,7 +288,7 @@ mod tests {
         let head = Head {
             offset: Offset(11),
             durable_below: Offset(10),
-            received: UnixMillis(0),
+            stored: StoreMillis(0),
             ttl_secs: 0,
         };
         record::encode(&mut inner, 0, &head, b"forged");
@@ -267,25 +300,32 @@ mod tests {
 
     #[test]
     fn a_seal_counts_only_whole_and_in_its_place() {
-        let seal = Seal { data_end: 640, next: Offset(15), records: 5, payload_bytes: 99 };
-        let bytes = seal.encode(KEY);
-        assert_eq!(Seal::decode(&bytes, KEY, 704), Some(seal));
-        assert_eq!(Seal::decode(&bytes, KEY, 705), None);
-        assert_eq!(Seal::decode(&bytes, Key { salt: 1, ..KEY }, 704), None);
-        for bit in 0..bytes.len() * 8 {
-            let mut bytes = bytes;
-            bytes[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(Seal::decode(&bytes, KEY, 704), None, "bit {bit}");
+        for (version, kept) in [(1, ExpiresBy::MIXED), (2, ExpiresBy(77))] {
+            let (next, expires_by) = (Offset(15), ExpiresBy(77));
+            let seal =
+                Seal { data_end: 640, next, records: 5, payload_bytes: 99, expires_by, version };
+            let bytes = seal.encode(KEY);
+            let want = Seal { expires_by: kept, ..seal };
+            assert_eq!(Seal::decode(&bytes, KEY, 704), Some(want));
+            assert_eq!(Seal::decode(&bytes, KEY, 705), None);
+            assert_eq!(Seal::decode(&bytes, Key { salt: 1, ..KEY }, 704), None);
+            for bit in 0..bytes.len() * 8 {
+                let mut bytes = bytes;
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                assert_eq!(Seal::decode(&bytes, KEY, 704), None, "bit {bit}");
+            }
         }
     }
 
     #[test]
-    fn only_an_intact_header_can_say_that_it_is_newer() {
-        let mut b = header(KEY, UnixMillis(1));
-        assert_eq!(newer_version(&b), None);
-        b[8] = 2;
-        assert_eq!(newer_version(&b), None, "a flipped bit, not a newer format");
-        let b = finish(b);
-        assert_eq!(newer_version(&b), Some(2));
+    fn only_an_intact_header_tells_its_version() {
+        let mut b = HEADER.encode(KEY);
+        assert_eq!(Header::decode(&b), Some(HEADER));
+        b[8] = 3;
+        assert_eq!(Header::decode(&b), None, "a flipped bit, not a newer format");
+        assert_eq!(Header::decode(&finish(b)), Some(Header { version: 3, ..HEADER }));
+        let old = Header { version: 1, ..HEADER }.encode(KEY);
+        let want = Header { version: 1, created: StoreMillis(0) };
+        assert_eq!(Header::decode(&old), Some(want), "wall time says nothing");
     }
 }

@@ -1,18 +1,23 @@
-//! A disk in memory that crashes like a real one, for tests.
+//! A disk in memory that crashes like a real one: for trials of the store, and tests.
 //!
-//! Owns: [`SimDisk`]. What was not synced may after a power cut be there or not, independently for every 512-byte
-//! sector of a file (any of its versions since the last sync), for its length, and for every entry of a folder. A failed
-//! sync leaves the pages marked clean, as Linux does: a second one answers `Ok` and writes nothing.
+//! Owns: [`SimDisk`] and its faults; what it holds is in [`media`]. What was not synced may after a power cut be there or
+//! not, independently for every 512-byte sector of a file (any of its versions since the last sync), for its length, and for
+//! every entry of a folder. A failed sync leaves the pages marked clean, as Linux does: a second one answers `Ok` and
+//! leaves them out, but for those that were written again. All of it is deterministic by seed.
 //! Must not know: the store's formats.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+mod media;
+
+use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
 
 use super::disk::{Disk, DiskFile, Entry, LockGuard, Mode, Space};
-
-const SECTOR: usize = 512;
+use media::{Change, Media, SECTOR};
+pub(crate) use media::{Replay, Trace};
 
 /// What is about to be done; a fault plan sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,48 +31,49 @@ pub(crate) enum Op {
     SyncDir,
     Remove,
     Rename,
+    /// No change: only [`SimDisk::plan_all`] sees it.
+    Open,
+    /// No change: only [`SimDisk::plan_all`] sees it.
+    Read,
+}
+
+impl Op {
+    fn is_change(self) -> bool {
+        !matches!(self, Self::Open | Self::Read)
+    }
 }
 
 /// What a fault plan decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// The operation fails with this error.
     Error(io::ErrorKind),
+    /// The operation fails with this error of the operating system.
+    Os(i32),
     /// The power goes during the operation: it may be done in part, everything after it fails.
     Crash,
+}
+
+/// Error numbers of Linux.
+pub(crate) mod errno {
+    pub(crate) const EIO: i32 = 5;
+    pub(crate) const EMFILE: i32 = 24;
+    pub(crate) const ENOSPC: i32 = 28;
+    pub(crate) const EROFS: i32 = 30;
 }
 
 type Plan = Box<dyn FnMut(Op, &Path) -> Option<Fault> + Send>;
 
 #[derive(Default)]
-struct File {
-    live: Vec<u8>,
-    durable: Vec<u8>,
-    /// The states between the two, oldest first; `live` is the last.
-    versions: Vec<Vec<u8>>,
-    /// A sync failed: nothing reaches the medium any more.
-    gated: bool,
-}
-
-#[derive(Default)]
-struct Dir {
-    live: BTreeMap<String, Node>,
-    durable: BTreeMap<String, Node>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Node {
-    File(usize),
-    Dir,
-}
-
-#[derive(Default)]
 struct State {
     epoch: u64,
     crashed: bool,
-    files: Vec<File>,
-    dirs: HashMap<PathBuf, Dir>,
+    media: Media,
+    recorded: Option<Trace>,
     locks: HashSet<PathBuf>,
     plan: Option<Plan>,
+    /// Whether the plan sees what changes nothing, too.
+    plan_sees_all: bool,
     capacity: Option<usize>,
     /// Whether preallocation is not supported.
     no_allocate: bool,
@@ -82,15 +88,22 @@ pub(crate) struct SimDisk {
 }
 
 /// Numbers from a seed (splitmix64).
+#[derive(Debug, Clone)]
 pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
+    /// The next number, below `n`, which is not 0.
     pub(crate) fn below(&mut self, n: usize) -> usize {
+        usize::try_from(self.next() % n as u64).expect("below a usize")
+    }
+
+    /// The next number.
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((z ^ (z >> 31)) % n as u64).unwrap()
+        z ^ (z >> 31)
     }
 }
 
@@ -98,16 +111,33 @@ fn gone() -> io::Error {
     io::Error::other("the power is off")
 }
 
+fn position(at: u64) -> usize {
+    usize::try_from(at).expect("a simulated file fits the memory")
+}
+
 impl SimDisk {
+    /// An empty one.
     pub(crate) fn new() -> Self {
-        let mut state = State::default();
-        state.dirs.insert(PathBuf::from("/"), Dir::default());
+        Self::of(Media::default())
+    }
+
+    fn of(media: Media) -> Self {
+        let state = State { media, ..State::default() };
         Self { state: Arc::new(Mutex::new(state)), epoch: 0 }
     }
 
-    /// Sets what goes wrong from now on.
+    /// Sets what goes wrong from now on with changes.
     pub(crate) fn plan(&self, plan: impl FnMut(Op, &Path) -> Option<Fault> + Send + 'static) {
-        self.raw().plan = Some(Box::new(plan));
+        let mut state = self.raw();
+        state.plan = Some(Box::new(plan));
+        state.plan_sees_all = false;
+    }
+
+    /// Sets what goes wrong from now on, with opening and reading, too.
+    pub(crate) fn plan_all(&self, plan: impl FnMut(Op, &Path) -> Option<Fault> + Send + 'static) {
+        let mut state = self.raw();
+        state.plan = Some(Box::new(plan));
+        state.plan_sees_all = true;
     }
 
     /// Nothing goes wrong any more.
@@ -126,13 +156,30 @@ impl SimDisk {
     }
 
     /// Bytes read from files so far.
+    #[cfg(test)]
     pub(crate) fn bytes_read(&self) -> usize {
         self.raw().bytes_read
     }
 
     /// Bytes of all files that have a name.
     pub(crate) fn used(&self) -> usize {
-        self.raw().used()
+        self.raw().media.used()
+    }
+
+    /// Records every change from now on.
+    pub(crate) fn record(&self) {
+        let mut state = self.raw();
+        state.recorded = Some(Trace { base: state.media.clone(), changes: vec![] });
+    }
+
+    /// How many changes were recorded so far.
+    pub(crate) fn recorded(&self) -> usize {
+        self.raw().recorded.as_ref().map_or(0, Trace::len)
+    }
+
+    /// What was recorded; recording ends.
+    pub(crate) fn take_trace(&self) -> Option<Trace> {
+        self.raw().recorded.take()
     }
 
     /// The process was killed: what it wrote is in the page cache.
@@ -144,52 +191,48 @@ impl SimDisk {
 
     /// The power went: what was not synced is a matter of luck.
     pub(crate) fn power_cut(&self, seed: u64) -> Self {
-        let mut dice = Dice(seed);
         let mut state = self.raw();
-        for file in &mut state.files {
-            file.lose_power(&mut dice);
-        }
-        let mut paths: Vec<PathBuf> = state.dirs.keys().cloned().collect();
-        paths.sort();
-        for path in paths {
-            state.dirs.get_mut(&path).unwrap().lose_power(&mut dice);
-        }
-        // A folder whose removal did not survive is there again, empty as it was.
-        let listed = |(path, dir): (&PathBuf, &Dir)| -> Vec<PathBuf> {
-            let dirs = dir.live.iter().filter(|(_, node)| **node == Node::Dir);
-            dirs.map(|(name, _)| path.join(name)).collect()
-        };
-        let listed: Vec<PathBuf> = state.dirs.iter().flat_map(listed).collect();
-        for path in listed {
-            state.dirs.entry(path).or_default();
-        }
-        let lost: Vec<PathBuf> =
-            state.dirs.keys().filter(|path| !state.is_reachable(path)).cloned().collect();
-        for path in lost {
-            state.dirs.remove(&path);
-        }
+        state.media.lose_power(&mut Dice(seed));
         state.restart();
         Self { state: Arc::clone(&self.state), epoch: state.epoch }
     }
 
+    /// Whether it is on.
+    pub(crate) fn has_power(&self) -> bool {
+        self.state().is_ok()
+    }
+
+    /// A disk of its own with the same content; no faults.
+    pub(crate) fn fork(&self) -> Self {
+        Self::of(self.raw().media.clone())
+    }
+
     /// Names of the files in a folder.
+    #[cfg(test)]
     pub(crate) fn names(&self, path: &str) -> Vec<String> {
+        let names = self.raw().media.list(Path::new(path)).unwrap_or_default();
+        names.into_iter().map(|(name, _)| name).collect()
+    }
+
+    /// All folders, parents first, and all files with their bytes.
+    pub(crate) fn tree(&self) -> (Vec<PathBuf>, Vec<(PathBuf, Vec<u8>)>) {
         let state = self.raw();
-        state.dirs.get(Path::new(path)).map_or(vec![], |dir| dir.live.keys().cloned().collect())
+        let (dirs, files) = state.media.tree();
+        (dirs, files.into_iter().map(|(path, bytes)| (path, bytes.to_vec())).collect())
     }
 
-    /// Changes a file's bytes behind the store's back, durably.
-    pub(crate) fn damage(&self, path: &str, damage: impl FnOnce(&mut Vec<u8>)) {
+    /// Changes a file's bytes behind the store's back, durably; the file is there.
+    pub(crate) fn damage(&self, path: impl AsRef<Path>, damage: impl FnOnce(&mut Vec<u8>)) {
         let mut state = self.raw();
-        let index = state.file(Path::new(path)).unwrap();
-        let file = &mut state.files[index];
-        damage(&mut file.live);
-        file.durable = file.live.clone();
-        file.versions.clear();
+        let file = state.media.file(path.as_ref()).expect("what is damaged is there");
+        let mut bytes = state.media.content(file).to_vec();
+        damage(&mut bytes);
+        state.media.set_content(file, bytes);
     }
 
+    /// A fault plan that panics is a test's; what it holds is whole.
     fn raw(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap()
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn state(&self) -> io::Result<MutexGuard<'_, State>> {
@@ -200,9 +243,11 @@ impl SimDisk {
     /// Asks the plan; `true`: go on, but the power goes with this operation.
     fn begin(&self, op: Op, path: &Path) -> io::Result<(MutexGuard<'_, State>, bool)> {
         let mut state = self.state()?;
-        match state.plan.as_mut().and_then(|plan| plan(op, path)) {
+        let asked = op.is_change() || state.plan_sees_all;
+        match state.plan.as_mut().filter(|_| asked).and_then(|plan| plan(op, path)) {
             None => Ok((state, false)),
             Some(Fault::Error(kind)) => Err(kind.into()),
+            Some(Fault::Os(number)) => Err(io::Error::from_raw_os_error(number)),
             Some(Fault::Crash) => {
                 state.crashed = true;
                 Ok((state, true))
@@ -223,83 +268,17 @@ impl State {
         self.plan = None;
     }
 
-    fn used(&self) -> usize {
-        let entries = self.dirs.values().flat_map(|dir| dir.live.values());
-        entries.map(|n| if let Node::File(i) = n { self.files[*i].live.len() } else { 0 }).sum()
-    }
-
-    fn is_reachable(&self, path: &Path) -> bool {
-        let Some(parent) = path.parent() else {
-            return true;
-        };
-        let name = path.file_name().unwrap().to_str().unwrap();
-        let listed = self.dirs.get(parent).and_then(|dir| dir.live.get(name));
-        listed == Some(&Node::Dir) && self.is_reachable(parent)
-    }
-
-    fn dir(&mut self, path: &Path) -> io::Result<&mut Dir> {
-        self.dirs.get_mut(path).ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
-
-    fn slot(&mut self, path: &Path) -> io::Result<(&mut Dir, String)> {
-        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-        Ok((self.dir(path.parent().unwrap())?, name))
-    }
-
-    fn file(&mut self, path: &Path) -> io::Result<usize> {
-        let (dir, name) = self.slot(path)?;
-        match dir.live.get(&name) {
-            Some(Node::File(index)) => Ok(*index),
-            _ => Err(io::ErrorKind::NotFound.into()),
+    fn change(&mut self, change: Change) -> io::Result<()> {
+        self.media.apply(&change)?;
+        if let Some(trace) = &mut self.recorded {
+            trace.changes.push(change);
         }
+        Ok(())
     }
 
     /// How many bytes the files may still grow.
     fn room(&self) -> usize {
-        self.capacity.map_or(usize::MAX, |capacity| capacity.saturating_sub(self.used()))
-    }
-}
-
-impl File {
-    fn change(&mut self, change: impl FnOnce(&mut Vec<u8>)) {
-        change(&mut self.live);
-        self.versions.push(self.live.clone());
-    }
-
-    fn lose_power(&mut self, dice: &mut Dice) {
-        let mut states = vec![std::mem::take(&mut self.durable)];
-        states.append(&mut self.versions);
-        let last = states.len() - 1;
-        let image = match dice.below(4) {
-            0 => states[0].clone(),
-            1 => states[last].clone(),
-            _ => {
-                let mut image = vec![0; states[dice.below(states.len())].len()];
-                for (i, sector) in image.chunks_mut(SECTOR).enumerate() {
-                    let version = &states[dice.below(states.len())];
-                    let bytes = version.get(i * SECTOR..).unwrap_or_default();
-                    let len = bytes.len().min(sector.len());
-                    sector[..len].copy_from_slice(&bytes[..len]);
-                }
-                image
-            }
-        };
-        *self = Self { live: image.clone(), durable: image, versions: vec![], gated: false };
-    }
-}
-
-impl Dir {
-    fn lose_power(&mut self, dice: &mut Dice) {
-        let names: std::collections::BTreeSet<String> =
-            self.live.keys().chain(self.durable.keys()).cloned().collect();
-        for name in names {
-            let (new, old) = (self.live.get(&name).copied(), self.durable.get(&name).copied());
-            match if dice.below(2) == 0 { old } else { new } {
-                Some(node) => self.live.insert(name, node),
-                None => self.live.remove(&name),
-            };
-        }
-        self.durable = self.live.clone();
+        self.capacity.map_or(usize::MAX, |capacity| capacity.saturating_sub(self.media.used()))
     }
 }
 
@@ -307,13 +286,11 @@ impl Disk for SimDisk {
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
         let missing: Vec<&Path> = {
             let state = self.state()?;
-            path.ancestors().filter(|path| !state.dirs.contains_key(*path)).collect()
+            path.ancestors().filter(|path| !state.media.has_dir(path)).collect()
         };
         for path in missing.into_iter().rev() {
             let (mut state, crash) = self.begin(Op::CreateDir, path)?;
-            let (dir, name) = state.slot(path)?;
-            dir.live.insert(name, Node::Dir);
-            state.dirs.insert(path.to_path_buf(), Dir::default());
+            state.change(Change::MakeDir(path.to_path_buf()))?;
             end(crash)?;
         }
         Ok(())
@@ -322,66 +299,49 @@ impl Disk for SimDisk {
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         let (mut state, crash) = self.begin(Op::SyncDir, path)?;
         end(crash)?;
-        let dir = state.dir(path)?;
-        dir.durable = dir.live.clone();
-        Ok(())
+        state.change(Change::SyncDir(path.to_path_buf()))
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
-        let mut state = self.state()?;
-        let entries = state.dir(path)?.live.iter();
-        Ok(entries.map(|(n, e)| Entry { name: n.clone(), is_dir: *e == Node::Dir }).collect())
+        let (state, crash) = self.begin(Op::Open, path)?;
+        end(crash)?;
+        let entries = state.media.list(path)?.into_iter();
+        Ok(entries.map(|(name, is_dir)| Entry { name, is_dir }).collect())
     }
 
     fn open(&self, path: &Path, mode: Mode) -> io::Result<Arc<dyn DiskFile>> {
-        let index = if mode == Mode::CreateNew {
-            let (mut state, crash) = self.begin(Op::Create, path)?;
-            let index = state.files.len();
-            let (dir, name) = state.slot(path)?;
-            if dir.live.contains_key(&name) {
-                return Err(io::ErrorKind::AlreadyExists.into());
-            }
-            dir.live.insert(name, Node::File(index));
-            state.files.push(File::default());
-            end(crash)?;
-            index
-        } else {
-            self.state()?.file(path)?
-        };
-        Ok(Arc::new(SimFile { disk: self.clone(), path: path.to_path_buf(), index }))
+        let op = if mode == Mode::CreateNew { Op::Create } else { Op::Open };
+        let (mut state, crash) = self.begin(op, path)?;
+        if mode == Mode::CreateNew {
+            state.change(Change::Create(path.to_path_buf()))?;
+        }
+        end(crash)?;
+        let file = state.media.file(path)?;
+        Ok(Arc::new(SimFile { disk: self.clone(), path: path.to_path_buf(), file }))
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.state()?.file(path)?;
+        self.state()?.media.file(path)?;
         let (mut state, crash) = self.begin(Op::Remove, path)?;
-        let (dir, name) = state.slot(path)?;
-        dir.live.remove(&name);
+        state.change(Change::Remove(path.to_path_buf()))?;
         end(crash)
     }
 
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
         let (mut state, crash) = self.begin(Op::Remove, path)?;
-        if !state.dir(path)?.live.is_empty() {
-            return Err(io::ErrorKind::DirectoryNotEmpty.into());
-        }
-        let (dir, name) = state.slot(path)?;
-        dir.live.remove(&name);
-        state.dirs.remove(path);
+        state.change(Change::RemoveDir(path.to_path_buf()))?;
         end(crash)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let (mut state, crash) = self.begin(Op::Rename, from)?;
-        let index = state.file(from)?;
-        let (dir, name) = state.slot(from)?;
-        dir.live.remove(&name);
-        let (dir, name) = state.slot(to)?;
-        dir.live.insert(name, Node::File(index));
+        state.change(Change::Rename(from.to_path_buf(), to.to_path_buf()))?;
         end(crash)
     }
 
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn LockGuard>>> {
-        let mut state = self.state()?;
+        let (mut state, crash) = self.begin(Op::Open, path)?;
+        end(crash)?;
         let free = state.locks.insert(path.to_path_buf());
         let guard = || SimLock { disk: self.clone(), path: path.to_path_buf() };
         Ok(free.then(|| Box::new(guard()) as Box<dyn LockGuard>))
@@ -390,7 +350,7 @@ impl Disk for SimDisk {
     fn space(&self, _path: &Path) -> io::Result<Space> {
         let state = self.state()?;
         let total = state.capacity.map_or(u64::MAX, |capacity| capacity as u64);
-        Ok(Space { free: total.saturating_sub(state.used() as u64), total })
+        Ok(Space { free: total.saturating_sub(state.media.used() as u64), total })
     }
 }
 
@@ -412,15 +372,15 @@ impl Drop for SimLock {
 struct SimFile {
     disk: SimDisk,
     path: PathBuf,
-    index: usize,
+    file: usize,
 }
 
 impl DiskFile for SimFile {
     fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
-        let mut state = self.disk.state()?;
-        let at = usize::try_from(at).unwrap();
+        let (mut state, crash) = self.disk.begin(Op::Read, &self.path)?;
+        end(crash)?;
         state.bytes_read += buf.len();
-        let bytes = state.files[self.index].live.get(at..).unwrap_or_default();
+        let bytes = state.media.content(self.file).get(position(at)..).unwrap_or_default();
         let len = bytes.len().min(buf.len());
         buf[..len].copy_from_slice(&bytes[..len]);
         Ok(len)
@@ -428,39 +388,37 @@ impl DiskFile for SimFile {
 
     fn write_at(&self, buf: &[u8], at: u64) -> io::Result<()> {
         let (mut state, crash) = self.disk.begin(Op::Write, &self.path)?;
-        let at = usize::try_from(at).unwrap();
-        let room = state.room();
-        let file = &mut state.files[self.index];
-        let grow = (at + buf.len()).saturating_sub(file.live.len());
-        let fits = buf.len() - grow.saturating_sub(room).min(buf.len());
-        file.change(|live| {
-            live.resize(live.len().max(at + fits), 0);
-            live[at..at + fits].copy_from_slice(&buf[..fits]);
-        });
+        let (file, at) = (self.file, position(at));
+        let (len, end_at) = (state.media.content(file).len(), at + buf.len());
+        // A full volume takes what is there already, and whole sectors of the rest.
+        let reach = if end_at > len { len.saturating_add(state.room()) } else { end_at };
+        let fits = match reach < end_at {
+            true => (reach / SECTOR * SECTOR).max(len.min(reach)).saturating_sub(at),
+            false => buf.len(),
+        };
+        let bytes = Bytes::copy_from_slice(&buf[..fits]);
+        state.change(Change::Write { file, at, bytes })?;
         end(crash)?;
         if fits < buf.len() { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 
     fn allocate(&self, len: u64) -> io::Result<bool> {
         let (mut state, crash) = self.disk.begin(Op::Allocate, &self.path)?;
-        let len = usize::try_from(len).unwrap();
-        let room = state.room();
+        let (file, len) = (self.file, position(len));
         if state.no_allocate {
-            return Ok(false);
+            return end(crash).map(|()| false);
         }
-        let file = &mut state.files[self.index];
-        if len.saturating_sub(file.live.len()) > room {
+        if len.saturating_sub(state.media.content(file).len()) > state.room() {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        file.change(|live| live.resize(live.len().max(len), 0));
+        state.change(Change::Grow { file, len })?;
         end(crash)?;
         Ok(true)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         let (mut state, crash) = self.disk.begin(Op::SetLen, &self.path)?;
-        let len = usize::try_from(len).unwrap();
-        state.files[self.index].change(|live| live.resize(len, 0));
+        state.change(Change::SetLen { file: self.file, len: position(len) })?;
         end(crash)
     }
 
@@ -470,21 +428,16 @@ impl DiskFile for SimFile {
             Ok(begun) => begun,
             Err(error) => {
                 if let Ok(mut state) = self.disk.state() {
-                    state.files[self.index].gated = true;
+                    state.change(Change::FailedSync(self.file))?;
                 }
                 return Err(error);
             }
         };
         end(crash)?;
-        let file = &mut state.files[self.index];
-        if !file.gated {
-            file.versions.clear();
-            file.durable = file.live.clone();
-        }
-        Ok(())
+        state.change(Change::Sync(self.file))
     }
 
     fn size(&self) -> io::Result<u64> {
-        Ok(self.disk.state()?.files[self.index].live.len() as u64)
+        Ok(self.disk.state()?.media.content(self.file).len() as u64)
     }
 }

@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use super::append::{AppendClass, AppendError};
 use super::engine::{CHECKPOINT_SYNC_AFTER, Engine, Failure};
+use super::held::{Held, RETRY_EVERY};
 use super::mailbox::{Command, Mailbox, Pending};
 use super::stats::{Counters, add};
-use super::{Health, StoreError};
+use super::{Health, StoreError, WhenFull};
 
 /// How long the thread sleeps when nothing waits and nothing is due.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -21,8 +22,10 @@ pub(super) struct Writer {
     pub(super) engine: Engine,
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) counters: Arc<Counters>,
-    /// Whether the last batch was refused: one warning per change.
-    pub(super) refusing: bool,
+    /// Appends of devices that wait for room.
+    pub(super) held: Held,
+    /// Whether there was no room lately: one warning per change.
+    pub(super) is_short: bool,
 }
 
 /// Whether the loop goes on.
@@ -51,9 +54,8 @@ impl Writer {
     }
 
     fn turn(&mut self) -> Result<Next, Failure> {
-        let config = self.engine.config();
-        let limit = if self.engine.is_restless() { CHECKPOINT_SYNC_AFTER / 4 } else { IDLE };
-        let taken = self.mailbox.take(config.batch_bytes_max, config.commit_window, limit);
+        let window = self.engine.config().commit_window;
+        let taken = self.mailbox.take(self.engine.bounds().batch, window, self.patience());
         // Settle first: it may free the room that the batch needs.
         let settled = if taken.settle { self.engine.settle() } else { Ok(()) };
         if let Err(failure @ Failure::Poison(_)) = settled {
@@ -69,69 +71,182 @@ impl Writer {
         {
             return Ok(Next::Stop);
         }
-        self.engine.tick()?;
-        settled.map(|()| Next::On)
+        let ticked = Failure::refusal(self.engine.tick())?;
+        self.serve_held()?;
+        settled?;
+        Ok(ticked.map(|()| Next::On)?)
     }
 
-    /// Makes a batch durable and sends its receipts, each caller's in order.
+    /// How long the thread may sleep.
+    fn patience(&self) -> Duration {
+        let rest = IDLE.min(self.engine.rest());
+        let tidy = if self.engine.is_restless() { CHECKPOINT_SYNC_AFTER / 4 } else { rest };
+        if self.held.is_empty() { tidy } else { tidy.min(RETRY_EVERY) }
+    }
+
+    /// Makes a batch durable and sends its receipts, each caller's in order. While appends of devices are held others wait
+    /// behind them; the store's own go on: they must not be kept out, for they make room.
     fn commit(&mut self, mut batch: Vec<Pending>) -> Result<(), Failure> {
+        let until = self.engine.now() + self.engine.config().hold_when_full;
+        if !self.held.is_empty() {
+            // Also what is broken: it is answered behind what is held of its caller.
+            let behind = take_ingress(&mut batch);
+            self.held.push(behind, until);
+        }
         let broken = take_broken(&mut batch);
-        let (mut refused, mut no_room) = (Vec::new(), None);
-        if batch.iter().any(is_ingress) && self.engine.is_reserve_short() {
-            refused = take_ingress(&mut batch);
-            no_room = Some(io::Error::other("what is free is kept for draining the queues"));
-        }
-        let mut failure = self.write(&batch).err();
-        if let Some(Failure::Refused(_)) = failure {
-            // Once more without what devices send: it must not keep out what makes room.
-            self.engine.ask_volume_again();
-            refused.append(&mut take_ingress(&mut batch));
-            let first = failure.take();
-            failure = self.write(&batch).err();
-            no_room = first.and_then(Failure::refused);
-        }
-        let answer = match &failure {
-            None => Ok(()),
-            Some(Failure::Refused(_)) => Err(AppendError::Full),
-            Some(Failure::Poison(_)) => Err(AppendError::Poisoned),
+        let has_ingress = batch.iter().any(is_ingress);
+        let (left, why) = match self.store_by_class(batch) {
+            Ok(stored) => stored,
+            Err(poison) => return self.give_up(broken, poison).map(|_| ()),
         };
-        let took = answer.is_ok() && batch.iter().any(is_ingress);
-        self.note_refusing(no_room, took);
-        let rest = answer.and(Err(AppendError::Full));
-        let answers = batch.into_iter().map(|pending| (pending, answer));
-        for (pending, answer) in answers.chain(refused.into_iter().map(|pending| (pending, rest))) {
-            if answer == Err(AppendError::Full) {
-                pending.append.receipt.chain.refused();
-            }
-            pending.append.receipt.send(answer);
+        let (ingress, internal): (Vec<_>, Vec<_>) = left.into_iter().partition(is_ingress);
+        self.note_room(why, has_ingress && ingress.is_empty() && self.held.is_empty());
+        self.refuse_full(internal);
+        if self.engine.config().hold_when_full.is_zero() {
+            self.refuse_full(ingress);
+        } else if !ingress.is_empty() {
+            self.held.push(ingress, until);
+            self.held.tried(self.engine.now(), self.engine.used());
         }
         refuse_broken(broken);
-        failure.filter(|failure| matches!(failure, Failure::Poison(_))).map_or(Ok(()), Err)
+        self.show_held();
+        Ok(())
     }
 
-    fn write(&mut self, batch: &[Pending]) -> Result<(), Failure> {
-        if batch.is_empty() {
+    /// Tries what is held, if there may be room, and refuses what has waited long enough.
+    fn serve_held(&mut self) -> Result<(), Failure> {
+        if self.held.is_empty() {
             return Ok(());
         }
-        self.engine.commit(batch.iter().map(|pending| &pending.append))
+        refuse_broken(self.held.broken());
+        let now = self.engine.now();
+        while self.held.is_due(now, self.engine.used()) {
+            // A chain may have been broken in the last round.
+            refuse_broken(self.held.broken());
+            let taken = self.held.take(self.engine.bounds().batch);
+            let (batch, mut until): (Vec<_>, Vec<_>) = taken.into_iter().unzip();
+            let (left, why) = self.store(batch)?;
+            until.drain(..until.len() - left.len());
+            let is_short = !left.is_empty();
+            self.held.put_back(left.into_iter().zip(until));
+            self.note_room(why, self.held.is_empty());
+            if is_short {
+                self.held.tried(now, self.engine.used());
+            }
+        }
+        let expired = self.held.expired(now);
+        self.refuse_full(expired);
+        refuse_broken(self.held.broken());
+        self.show_held();
+        Ok(())
     }
 
-    /// Counts a batch of which something was refused, and tells of changes. There is room again when something of a
-    /// device was taken (`took`), not when there was nothing to take.
-    fn note_refusing(&mut self, no_room: Option<io::Error>, took: bool) {
-        match no_room {
-            Some(error) => {
-                add(&self.counters.refused_commits, 1);
-                if !self.refusing {
-                    tracing::warn!(%error, "the store has no room: refusing messages");
+    fn show_held(&self) {
+        self.counters.held_appends.store(self.held.len(), std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// Stores a batch; where it does not fit as a whole what devices send must not keep out what makes room.
+    fn store_by_class(&mut self, batch: Vec<Pending>) -> Result<Left, Failure> {
+        if batch.iter().all(is_ingress) || !batch.iter().any(is_ingress) {
+            return self.store(batch);
+        }
+        let (mut ingress, why) = self.try_to_store(batch)?;
+        let internal = ingress.extract_if(.., |pending| !is_ingress(pending)).collect();
+        let mut left = match self.store(internal) {
+            Ok((left, _)) => left,
+            Err(poison) => return self.give_up(ingress, poison),
+        };
+        match self.store(ingress) {
+            Ok((more, _)) => left.extend(more),
+            Err(poison) => return self.give_up(left, poison),
+        }
+        Ok((left, why))
+    }
+
+    /// Stores as much of a batch as finds room, from its front. Where the oldest is dropped no device's append waits for
+    /// room: it would keep out those behind it that may push out more. It is refused, and the others go on.
+    fn store(&mut self, batch: Vec<Pending>) -> Result<Left, Failure> {
+        let (mut rest, mut why, mut n) = (batch, None, usize::MAX);
+        while n > 0 && !rest.is_empty() {
+            n = n.min(rest.len());
+            let behind = rest.split_off(n);
+            match self.try_to_store(rest) {
+                Ok((left, error)) => {
+                    n = if error.is_some() { n / 2 } else { n.saturating_mul(2) };
+                    (rest, why) = (left, why.or(error));
+                    rest.extend(behind);
+                    if n == 0 && self.drops_oldest() && is_ingress(&rest[0]) {
+                        self.refuse_first(&mut rest);
+                        n = 1;
+                    }
                 }
-                self.refusing = true;
+                Err(poison) => return self.give_up(behind, poison),
             }
-            None if self.refusing && took => {
+        }
+        Ok((rest, why))
+    }
+
+    fn drops_oldest(&self) -> bool {
+        self.engine.config().limits.when_full == WhenFull::DropOldest
+    }
+
+    /// Refuses the first of a batch, and what the same caller has behind it.
+    fn refuse_first(&self, batch: &mut Vec<Pending>) {
+        let first = batch.remove(0);
+        let chain = Arc::clone(&first.append.receipt.chain);
+        self.refuse_full(vec![first]);
+        let same = |pending: &mut Pending| Arc::ptr_eq(&pending.append.receipt.chain, &chain);
+        refuse_broken(batch.extract_if(.., same).collect());
+    }
+
+    /// Leaves what was not tried to [`Writer::poison`], which answers it.
+    fn give_up(&mut self, rest: Vec<Pending>, poison: Failure) -> Result<Left, Failure> {
+        self.held.push(rest, self.engine.now());
+        Err(poison)
+    }
+
+    /// Stores a batch as a whole and answers it, or gives it back.
+    fn try_to_store(&mut self, batch: Vec<Pending>) -> Result<Left, Failure> {
+        if batch.is_empty() {
+            return Ok((batch, None));
+        }
+        match self.engine.admit(batch.iter().map(|pending| &pending.append)) {
+            Ok(()) => {
+                batch.into_iter().for_each(|pending| pending.append.receipt.send(Ok(())));
+                Ok((Vec::new(), None))
+            }
+            Err(Failure::Refused(error)) => Ok((batch, Some(error))),
+            Err(poison) => {
+                send_all(batch, AppendError::Poisoned);
+                Err(poison)
+            }
+        }
+    }
+
+    fn refuse_full(&self, refused: Vec<Pending>) {
+        if refused.is_empty() {
+            return;
+        }
+        add(&self.counters.refused_commits, 1);
+        for pending in refused {
+            pending.append.receipt.chain.refused();
+            pending.append.receipt.send(Err(AppendError::Full));
+        }
+    }
+
+    /// Tells of changes. There is room again when something of a device was taken and nothing waits (`took`), not when
+    /// there was nothing to take.
+    fn note_room(&mut self, no_room: Option<io::Error>, took: bool) {
+        match no_room {
+            Some(error) if !self.is_short => {
+                tracing::warn!(%error, "the store has no room: holding, then refusing messages");
+                self.is_short = true;
+            }
+            None if self.is_short && took => {
                 tracing::info!("the store has room again");
-                self.refusing = false;
+                self.is_short = false;
             }
-            None => {}
+            _ => {}
         }
     }
 
@@ -142,11 +257,16 @@ impl Writer {
                 let opened = self.engine.queue(&id);
                 answer(reply, opened)?;
             }
+            Command::Find(id, reply) => answer(reply, Ok(self.engine.existing_queue(&id)))?,
             Command::DeleteIfEmpty(shared, reply) => {
                 let deleted = self.engine.delete_if_empty(&shared);
                 answer(reply, deleted)?;
             }
-            Command::Close => match self.engine.close() {
+            Command::SetLimits(limits, bounds) => {
+                self.engine.set_limits(limits, bounds);
+                self.held.try_again();
+            }
+            Command::Close => match self.close() {
                 Err(Failure::Refused(error)) => {
                     tracing::warn!(%error, "the store could not tidy up at the end");
                     return Ok(Next::Stop);
@@ -157,6 +277,13 @@ impl Writer {
         Ok(Next::On)
     }
 
+    fn close(&mut self) -> Result<(), Failure> {
+        // Nobody is to wait for room that may never come.
+        send_all(self.held.drain(), AppendError::Closed);
+        self.show_held();
+        self.engine.close()
+    }
+
     fn poison(&mut self, text: String) {
         tracing::error!(
             reason = text,
@@ -164,14 +291,22 @@ impl Writer {
         );
         self.mailbox.health().send_replace(Health::Poisoned(text));
         self.mailbox.shut();
+        send_all(self.held.drain(), AppendError::Poisoned);
+        self.show_held();
     }
 
-    fn refuse_after_poison(&self, batch: Vec<Pending>, command: Option<Command>) {
-        for pending in batch {
-            pending.append.receipt.send(Err(AppendError::Poisoned));
-        }
+    fn refuse_after_poison(&mut self, batch: Vec<Pending>, command: Option<Command>) {
+        // Behind those that are held, which are answered at the end.
+        self.held.push(batch, self.engine.now());
         command.into_iter().for_each(|command| refuse(&self.mailbox, command));
     }
+}
+
+/// What found no room, and why.
+type Left = (Vec<Pending>, Option<io::Error>);
+
+fn send_all(batch: Vec<Pending>, why: AppendError) {
+    batch.into_iter().for_each(|pending| pending.append.receipt.send(Err(why)));
 }
 
 fn is_ingress(pending: &Pending) -> bool {
@@ -217,8 +352,9 @@ fn refuse(mailbox: &Mailbox, command: Command) {
     match command {
         Command::Append(pending) => pending.append.receipt.send(Err(why)),
         Command::Open(_, reply) => drop(reply.send(Err(StoreError::from_append(why)))),
+        Command::Find(_, reply) => drop(reply.send(Err(StoreError::from_append(why)))),
         Command::DeleteIfEmpty(_, reply) => drop(reply.send(Err(StoreError::from_append(why)))),
-        Command::Close => {}
+        Command::SetLimits(..) | Command::Close => {}
     }
 }
 

@@ -72,16 +72,15 @@ async fn devices_leave_a_reserve_for_what_makes_room() {
     let mut client = Client::new(&store);
     while client.append(&[1; 1000]).await.is_ok() {}
     let free = || disk.space(Path::new(ROOT)).unwrap().free;
-    let reserve = (1 << 20) / 20;
-    // It is measured after an eighth; a segment is preallocated.
-    let least = reserve - reserve / 8 - 2 * 4096;
-    assert!((least..reserve).contains(&free()), "{} are free, {reserve} are the reserve", free());
+    // A twentieth is the floor, another one the reserve.
+    let (floor, reserve) = ((1 << 20) / 20, (1 << 20) / 20);
+    let kept = floor + reserve..floor + reserve + 2000;
+    assert!(kept.contains(&free()), "{} are free, {kept:?} are kept", free());
     client.class = AppendClass::Internal;
-    for _ in 0..least / 1200 {
-        client.append(&[2; 1000]).await.unwrap();
-    }
+    while client.append(&[2; 1000]).await.is_ok() {}
+    assert!((floor..floor + 2000).contains(&free()), "{} are free, {floor} the floor", free());
     client.class = AppendClass::Ingress;
-    assert_eq!(client.append(&[3; 10]).await, Err(AppendError::Full));
+    assert_eq!(client.append(&[3; 2000]).await, Err(AppendError::Full));
     let queue = store.queue(&main_queue()).await.unwrap();
     queue.settle(*queue.durable_end().borrow());
     store.queue(&main_queue()).await.unwrap();
@@ -147,6 +146,11 @@ async fn damage_is_counted_exactly_once_and_costs_only_what_it_touches() {
         let chunk = read_all(&queue).await;
         assert_eq!(offsets(&chunk), (0..9).filter(|o| *o != hit).collect::<Vec<_>>());
         assert_eq!(chunk.lost, [], "recovery has counted it");
+        let offsets = Offset(hit)..Offset(hit + 1);
+        let lost = LostRange { queue: main_queue(), offsets: offsets.clone() };
+        assert_eq!(report.lost, [lost]);
+        let told = store.removed().unwrap().try_recv().unwrap();
+        assert_eq!((told.offsets, told.records, told.why), (offsets, 1, RemovedWhy::Unreadable));
         store.close().await;
         drop(store);
         let (_, report) = open(&disk);
@@ -244,7 +248,7 @@ async fn a_newer_format_is_refused_and_nothing_is_changed() {
             None
         });
         let error = Store::open(config(), Arc::new(disk), TestClock::new()).unwrap_err();
-        assert!(matches!(error, OpenError::NewerFormat { found: 9, known: 1, .. }), "{error}");
+        assert!(matches!(error, OpenError::NewerFormat { found: 9, known: 2, .. }), "{error}");
         assert!(error.to_string().contains("start the version that wrote it"));
     }
 }
@@ -270,6 +274,58 @@ async fn even_when_all_segments_are_gone_no_offset_is_used_again() {
     assert_eq!((report.proven_lost, report.records), (0, 1), "counted once");
 }
 
+/// An older checkpoint that stands in for a damaged one does not make lost records of those that were settled, and whose
+/// segments were unlinked, on account of the newer one.
+#[tokio::test]
+async fn a_damaged_slot_of_a_checkpoint_loses_nothing() {
+    for damage in [|byte: &mut u8| *byte ^= 1, |byte: &mut u8| *byte = 0] {
+        for slot in [0, 4096] {
+            let disk = filled(60).await;
+            for below in [2, 40] {
+                let (store, _) = open(&disk);
+                store.queue(&main_queue()).await.unwrap().settle(Offset(below));
+                store.close().await;
+            }
+            let first = segments(&disk)[0].clone();
+            assert!(!first.contains("/00000000000000000000-"), "segments were unlinked");
+            disk.damage(format!("{FOLDER}/checkpoint"), |bytes| {
+                bytes[slot..slot + 64].iter_mut().for_each(damage);
+            });
+            let (store, report) = open(&disk);
+            assert_eq!((report.proven_lost, report.lost, report.checkpoints_lost), (0, vec![], 0));
+            let queue = store.queue(&main_queue()).await.unwrap();
+            assert_eq!(queue.durable_end().borrow().0, 60);
+            assert!(queue.settled() <= Offset(40) && queue.settled() > Offset(2));
+            assert_eq!(offsets(&read_all(&queue).await).last(), Some(&59));
+        }
+    }
+}
+
+/// After a failed sync the page cache holds what the disk does not, and says that it is written. A new process on the same
+/// page cache acknowledges nothing upon that.
+#[tokio::test]
+async fn what_a_failed_sync_left_behind_is_written_again() {
+    for seed in 0..50 {
+        let disk = filled(9).await;
+        let mut failed = false;
+        disk.plan(move |op, path| {
+            let hit = op == Op::SyncData && path.extension().is_some_and(|e| e == "seg");
+            (hit && !std::mem::replace(&mut failed, true)).then_some(Fault::Error(ErrorKind::Other))
+        });
+        let start = Store::open(config(), Arc::new(disk.clone()), TestClock::new());
+        assert!(matches!(start, Err(OpenError::Io { .. })), "a start that cannot sync is none");
+        let disk = disk.kill();
+        let (store, report) = open(&disk);
+        assert_eq!((report.records, report.proven_lost), (9, 0));
+        Client::new(&store).append(b"behind it").await.unwrap();
+        drop(store);
+        let (store, report) = open(&disk.power_cut(seed));
+        assert_eq!((report.records, report.proven_lost, report.torn_records), (10, 0, 0));
+        let queue = store.queue(&main_queue()).await.unwrap();
+        assert_eq!(offsets(&read_all(&queue).await), (0..10).collect::<Vec<_>>());
+    }
+}
+
 #[tokio::test]
 async fn a_segment_that_is_gone_from_the_middle_costs_only_itself() {
     let disk = filled(60).await;
@@ -286,4 +342,51 @@ async fn a_segment_that_is_gone_from_the_middle_costs_only_itself() {
     store.close().await;
     drop(store);
     assert_eq!(open(&disk).1.proven_lost, 0, "counted once");
+}
+
+/// A file system that turns read-only has found an error in itself: the store says that it is to be restarted. What it had
+/// acknowledged is there then.
+#[tokio::test]
+async fn a_volume_that_turns_read_only_poisons() {
+    for op in [Op::Create, Op::Allocate, Op::Write] {
+        let disk = SimDisk::new();
+        let (store, _) = open(&disk);
+        let mut client = Client::new(&store);
+        client.append(b"before").await.unwrap();
+        disk.plan(move |now, _| (now == op).then_some(Fault::Error(ErrorKind::ReadOnlyFilesystem)));
+        assert_eq!(client.append(&[1; 200_000]).await, Err(AppendError::Poisoned), "{op:?}");
+        disk.no_plan();
+        assert_eq!(client.append(b"later").await, Err(AppendError::Poisoned));
+        drop(store);
+        let (store, report) = open(&disk.kill());
+        assert_eq!(report.proven_lost, 0);
+        let queue = store.queue(&main_queue()).await.unwrap();
+        assert_eq!(&read_all(&queue).await.records[0].payload[..], b"before");
+        Client::new(&store).append(b"after").await.unwrap();
+    }
+}
+
+/// A queue that no start can name waits until it is asked for; then it is there with all that it held.
+#[test]
+fn a_queue_without_a_name_is_found_again_by_it() {
+    let id = QueueId::new("upstream", 3).with_lane(&"long/".repeat(40));
+    let mut world = super::expiry::World::new();
+    world.append(&id, &[0; 3]).unwrap();
+    let mut world = world.reopen();
+    for name in ["name", "name-copy"] {
+        world.disk.damage(format!("{ROOT}/{}/{name}", id.folder()), |bytes| bytes[20] ^= 1);
+    }
+    world = world.reopen();
+    assert_eq!((world.report.nameless, world.report.queues), (1, 0));
+    world.append(&id, &[1]).unwrap();
+    for _ in 0..2 {
+        let shared = world.engine.queue(&id).unwrap();
+        let chunk = shared.read(shared.settle_to(), 1000, usize::MAX).unwrap();
+        let payloads = chunk.records.iter().map(|record| record.payload[0]);
+        assert_eq!(payloads.collect::<Vec<_>>(), [0, 0, 0, 1]);
+        assert_eq!(offsets(&chunk), [0, 1, 2, 3]);
+        world = world.reopen();
+        let report = &world.report;
+        assert_eq!((report.nameless, report.queues, report.proven_lost), (0, 1, 0));
+    }
 }

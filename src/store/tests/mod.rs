@@ -1,9 +1,15 @@
-//! Tests of the store: through its public face where that is possible; `model` and `damage` drive the engine itself.
+//! Tests of the store: through its public face where that is possible; `model` and `campaign` drive the engine by [`super::trial`].
 
-mod damage;
+mod budget;
+mod campaign;
+mod expiry;
 mod faults;
+mod inspect;
+mod medium;
 mod model;
 mod promises;
+mod refusals;
+mod upgrade;
 
 use std::sync::Arc;
 
@@ -13,7 +19,6 @@ use tokio::sync::mpsc;
 use super::disk::{Disk, RealDisk};
 use super::sim::{Fault, Op, SimDisk};
 use super::*;
-use crate::clock::UnixMillis;
 use model::{TestClock, config};
 
 const ROOT: &str = "/data/store";
@@ -47,7 +52,7 @@ impl Client {
         Append {
             queues: queues.iter().map(to).collect(),
             payload: Bytes::from(payload),
-            received: UnixMillis(1234),
+            since: None,
             class: self.class,
             receipt: ReceiptTo::new(tag, self.to.clone(), &self.chain.clone().unwrap_or_default()),
         }

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc as std_mpsc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 
@@ -38,15 +39,9 @@ async fn on_a_real_disk_what_is_acked_is_there_after_a_restart() {
     assert_eq!((queue.messages(), queue.bytes()), (50, (0..50).sum()));
     let chunk = read_all(&queue).await;
     assert_eq!(offsets(&chunk), (0..50).collect::<Vec<_>>());
-    assert_eq!(
-        chunk.records[49],
-        Record {
-            offset: Offset(49),
-            payload: vec![49; 49].into(),
-            received: UnixMillis(1234),
-            ttl_secs: 9
-        }
-    );
+    let record = &chunk.records[49];
+    assert_eq!((&record.payload[..], record.ttl_secs), (&[49; 49][..], 9));
+    assert!(record.stored <= store.now() && record.expires.is_some());
     let queue = store.queue(&other).await.unwrap();
     assert_eq!((queue.settled(), queue.messages()), (Offset(20), 30));
     assert_eq!(*queue.durable_end().borrow(), Offset(50));
@@ -350,10 +345,46 @@ async fn idle_side_queues_hold_no_file_open_and_little_disk() {
         }
         let open: Vec<_> = handles().collect();
         assert!(open.len() <= 1, "the lock: {open:?}");
-        assert!(store.stats().disk_bytes <= 100 * 8192, "{}", store.stats().disk_bytes);
+        assert!(store.stats().disk_bytes <= 100 * 2 * 8192, "{}", store.stats().disk_bytes);
     };
     check(&store).await;
     store.close().await;
     drop(store);
     check(&open()).await;
+}
+
+/// Messages that come one by one: with a window they share a commit, and the blocks that it writes.
+#[tokio::test]
+async fn a_commit_window_makes_fewer_commits_of_what_comes_one_by_one() {
+    const COUNT: u64 = 40;
+    let spread = async |commit_window: Duration| {
+        let config = Config { commit_window, segment_bytes_max: 1 << 20, ..config() };
+        let disk = Arc::new(SimDisk::new());
+        let (store, _) = Store::open(config, disk, TestClock::new()).unwrap();
+        store.queue(&main_queue()).await.unwrap();
+        let before = store.stats();
+        let mut client = Client::new(&store);
+        for _ in 0..COUNT {
+            client.appender.append(client.message(7, &[main_queue()], vec![1; 100])).await.unwrap();
+            if commit_window.is_zero() {
+                // It is on disk before the next one comes.
+                client.receipts.recv().await.unwrap().result.unwrap();
+            }
+        }
+        if !commit_window.is_zero() {
+            // The end of a window that is longer than any test: another command.
+            store.queue(&main_queue()).await.unwrap();
+            for _ in 0..COUNT {
+                client.receipts.recv().await.unwrap().result.unwrap();
+            }
+        }
+        let after = store.stats();
+        store.close().await;
+        assert_eq!(after.appended_records, COUNT);
+        let blocks = after.written_block_bytes - before.written_block_bytes;
+        (after.commits - before.commits, blocks / COUNT)
+    };
+    let (alone, together) = (spread(Duration::ZERO).await, spread(Duration::from_secs(3600)).await);
+    assert_eq!((alone.0, together.0), (COUNT, 1));
+    assert!(together.1 * 4 < alone.1, "{together:?}, alone {alone:?}");
 }
