@@ -41,7 +41,9 @@ pub enum Outcome {
 
 /// An endpoint that takes messages of many senders over a shared way.
 ///
-/// At most one delivery per sender is under way at a time (the caller sees to that), which is what keeps the order.
+/// Of one queue at most one delivery per sender is under way at a time (the caller sees to that), which is what keeps the
+/// order. Several queues may each have one of the same sender under way (another priority, or live): the endpoint takes
+/// them one after the other, whole.
 pub trait Deliver: Send + Sync + 'static {
     /// Resolves when the endpoint can be tried: at once while it is up.
     fn ready(&self) -> BoxFuture<'_, ()>;

@@ -11,12 +11,13 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
+use super::deadletter::DeadLetterQueue;
 use super::log::{Appended, Entry, Log, LogError, Logs};
 use crate::clock::{Clock, UnixMillis};
 use crate::deliver::{Deliver, Outcome};
 use crate::identity::{ClientName, DeviceId, Identity};
 use crate::message::{Message, Properties, Source, SystemProperties};
-use crate::store::{Chunk, Offset, QueueId, Record};
+use crate::store::{Chunk, Offset, QueueId, Record, StoreMillis};
 
 /// Tokio's (paused) time as a clock.
 pub(super) struct TokioClock;
@@ -56,21 +57,47 @@ pub(super) struct MemoryLog {
     base: u64,
     records: Mutex<Vec<Record>>,
     settled: AtomicU64,
+    counted: AtomicU64,
     end: watch::Sender<Offset>,
+    /// When the store's clock stood at 0.
+    epoch: Instant,
 }
 
 impl MemoryLog {
-    fn new(base: u64) -> Arc<Self> {
+    fn new(base: u64, epoch: Instant) -> Arc<Self> {
         let end = watch::channel(Offset(base)).0;
-        Arc::new(Self { base, records: Mutex::default(), settled: base.into(), end })
+        Arc::new(Self {
+            base,
+            records: Mutex::default(),
+            settled: base.into(),
+
+            counted: 0.into(),
+            end,
+            epoch,
+        })
     }
 
     pub(super) fn push(&self, entry: Entry) {
         let mut records = self.records.lock().unwrap();
         let offset = Offset(self.base + records.len() as u64);
-        let Entry { payload, received, ttl_secs } = entry;
-        records.push(Record { offset, payload, received, ttl_secs });
+        let Entry { payload, since, ttl_secs } = entry;
+        let age = TokioClock.monotonic() - self.epoch;
+        let stored = since.unwrap_or(StoreMillis(age.as_millis().try_into().unwrap()));
+        let ttl = (ttl_secs > 0).then(|| Duration::from_secs(ttl_secs.into()));
+        let expires = ttl.map(|ttl| self.epoch + Duration::from_millis(stored.0) + ttl);
+        records.push(Record { offset, payload, stored, ttl_secs, expires });
         self.end.send_replace(Offset(offset.0 + 1));
+    }
+
+    /// The store takes away the oldest `count` of what is not settled; gives their payloads.
+    pub(super) fn remove(&self, count: u64) -> Vec<Bytes> {
+        let records = self.records.lock().unwrap();
+        let from = self.settled.load(Ordering::SeqCst);
+        let below = (from + count).min(self.base + records.len() as u64);
+        self.settled.store(below, Ordering::SeqCst);
+        self.counted.store(below, Ordering::SeqCst);
+        let gone = records.iter().filter(|r| (from..below).contains(&r.offset.0));
+        gone.map(|r| r.payload.clone()).collect()
     }
 
     pub(super) fn is_drained(&self) -> bool {
@@ -104,7 +131,9 @@ impl Log for MemoryLog {
         async move {
             tokio::time::sleep(Duration::from_millis(1)).await;
             let mut bytes = 0;
-            let skip = usize::try_from(from.0 - self.base).unwrap();
+            // What is settled is unlinked sooner or later.
+            let first = from.0.max(self.settled.load(Ordering::SeqCst));
+            let skip = usize::try_from(first - self.base).unwrap();
             let all = self.records.lock().unwrap();
             let fits = |r: &&Record| {
                 let first = bytes == 0;
@@ -119,6 +148,11 @@ impl Log for MemoryLog {
         .boxed()
     }
 
+    fn take_over(&self, below: Offset) -> Offset {
+        assert!(below <= *self.end.borrow(), "what is taken over was read");
+        Offset(self.counted.load(Ordering::SeqCst))
+    }
+
     fn settle(&self, below: Offset) {
         assert!(below <= *self.end.borrow(), "nothing beyond the end is settled");
         self.settled.fetch_max(below.0, Ordering::SeqCst);
@@ -126,11 +160,13 @@ impl Log for MemoryLog {
 }
 
 /// The store in memory. It outlives the pumps that crash on it.
-#[derive(Default)]
 pub(super) struct MemoryLogs {
+    epoch: Instant,
     queues: Mutex<BTreeMap<QueueId, Arc<MemoryLog>>>,
     /// Appends fail as on a full disk.
     pub(super) full: AtomicBool,
+    /// Appends of dead letters fail, as when there is no room for them.
+    pub(super) full_of_letters: AtomicBool,
     /// Every so many-th append fails as on a disk that is full for a moment (0 = none).
     pub(super) refuse_every: AtomicU64,
     appends: AtomicU64,
@@ -139,7 +175,21 @@ pub(super) struct MemoryLogs {
 }
 
 pub(super) fn main_queue() -> QueueId {
-    QueueId { endpoint: "upstream".into(), priority: 10, lane: None }
+    QueueId { endpoint: "upstream".into(), priority: 10, live: false, lane: None }
+}
+
+impl Default for MemoryLogs {
+    fn default() -> Self {
+        Self {
+            epoch: TokioClock.monotonic(),
+            queues: Mutex::default(),
+            full: AtomicBool::default(),
+            full_of_letters: AtomicBool::default(),
+            refuse_every: AtomicU64::default(),
+            appends: AtomicU64::default(),
+            made: AtomicU64::default(),
+        }
+    }
 }
 
 impl MemoryLogs {
@@ -147,9 +197,9 @@ impl MemoryLogs {
         let mut queues = self.queues.lock().unwrap();
         let made = &self.made;
         // Another base each time: nobody may take it for granted that a queue starts at 0.
-        let log = queues
-            .entry(id.clone())
-            .or_insert_with(|| MemoryLog::new(1000 * made.fetch_add(1, Ordering::SeqCst)));
+        let log = queues.entry(id.clone()).or_insert_with(|| {
+            MemoryLog::new(1000 * made.fetch_add(1, Ordering::SeqCst), self.epoch)
+        });
         Arc::clone(log)
     }
 
@@ -159,8 +209,12 @@ impl MemoryLogs {
 
     pub(super) fn publish_sized(&self, sender: &str, n: u64, bytes: usize) {
         let payload = message(sender, n, bytes);
-        let received = UnixMillis(1_700_000_000_000);
-        self.queue(&main_queue()).push(Entry { payload, received, ttl_secs: 0 });
+        self.queue(&main_queue()).push(Entry { payload, since: None, ttl_secs: 0 });
+    }
+
+    /// A message that expires `ttl_secs` from now, in `queue`.
+    pub(super) fn publish_to(&self, queue: &QueueId, sender: &str, n: u64, ttl_secs: u32) {
+        self.queue(queue).push(Entry { payload: message(sender, n, 1), since: None, ttl_secs });
     }
 
     pub(super) fn side(&self, sender: &str) -> Option<Arc<MemoryLog>> {
@@ -181,7 +235,10 @@ impl Logs for MemoryLogs {
                 tokio::time::sleep(Duration::from_micros(300)).await;
                 let every = self.refuse_every.load(Ordering::SeqCst);
                 let turn = self.appends.fetch_add(1, Ordering::SeqCst);
-                if self.full.load(Ordering::SeqCst) || (every > 0 && turn.is_multiple_of(every)) {
+                let is_letter = *id == DeadLetterQueue::id();
+                let full = self.full.load(Ordering::SeqCst)
+                    || (is_letter && self.full_of_letters.load(Ordering::SeqCst));
+                if full || (every > 0 && turn.is_multiple_of(every)) {
                     appended.result = Err(LogError::Full("no space".into()));
                     break;
                 }

@@ -4,55 +4,26 @@
 //! Pure: no tokio; `now` and random numbers come in.
 //!
 //! Invariants: at most one delivery of a lane is under way; what comes back goes to the front, so the order of a sender's
-//! first deliveries is the order of its queue; when a batch is refused, the lane halves it until the bad message stands
+//! first deliveries is the order of its queue (without what expired on the way); when a batch is refused, the lane halves it until the bad message stands
 //! alone (about 2 x log2(batch) sends), then doubles again with every success, so a stream of bad ones costs one send each.
 //! Must not know: queues, the window, the store.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use rand::Rng;
 
 use super::Config;
-use super::log::Entry;
-use crate::clock::UnixMillis;
+use super::backoff::Backoff;
+use super::place::{Item, Place};
+use super::run::Burial;
 use crate::deliver::Outcome;
 use crate::message::Message;
-use crate::store::{Offset, Record};
+use crate::store::Offset;
 
 /// What a message costs in a batch beyond its stored bytes: AMQP sections and annotations (an estimate on the safe side:
 /// the stored form already spends 5 to 9 bytes per property, as AMQP does).
 const BATCH_OVERHEAD_BYTES: usize = 128;
-
-/// Where a message is kept, and what it takes to keep it elsewhere.
-#[derive(Debug, Clone)]
-pub(super) struct Place {
-    pub(super) offset: Offset,
-    pub(super) stored: Bytes,
-    pub(super) received: UnixMillis,
-    pub(super) ttl_secs: u32,
-}
-
-impl From<Record> for Place {
-    fn from(r: Record) -> Self {
-        Self { offset: r.offset, stored: r.payload, received: r.received, ttl_secs: r.ttl_secs }
-    }
-}
-
-impl Place {
-    /// The same record for another queue: its age keeps counting from when it was received.
-    pub(super) fn entry(&self) -> Entry {
-        Entry { payload: self.stored.clone(), received: self.received, ttl_secs: self.ttl_secs }
-    }
-}
-
-/// A message and its place.
-#[derive(Debug)]
-pub(super) struct Item {
-    pub(super) place: Place,
-    pub(super) message: Message,
-}
 
 /// What a lane is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,11 +71,15 @@ pub(super) struct Lane {
     flight: Vec<Place>,
     state: State,
     bytes: usize,
+    /// Nothing that waits expires before; `None`: nothing does.
+    expiry: Option<Instant>,
     failures: u32,
     failing_since: Option<Instant>,
     batch_limit: usize,
     /// A refused message is known to be among the next so many.
     suspects: usize,
+    /// The first that waits, with this digest, is refused already, in these words, and found no room among the dead letters.
+    condemned: Option<(u64, &'static str, String)>,
     park_not_before: Option<Instant>,
     /// In the ring of lanes whose turn comes.
     pub(super) queued: bool,
@@ -119,10 +94,12 @@ impl Lane {
             flight: Vec::new(),
             state: State::Free,
             bytes: 0,
+            expiry: None,
             failures: 0,
             failing_since: None,
             batch_limit: usize::MAX,
             suspects: 0,
+            condemned: None,
             park_not_before: None,
             queued: false,
             park_refused: false,
@@ -131,12 +108,50 @@ impl Lane {
 
     pub(super) fn push(&mut self, item: Item) {
         self.bytes += item.place.stored.len();
+        self.expiry = earlier(self.expiry, item.place.expires);
         self.waiting.push_back(item);
+    }
+
+    /// When to look at the latest for messages that have expired while they wait.
+    pub(super) fn expiry(&self) -> Option<Instant> {
+        self.expiry
+    }
+
+    /// Takes out what waits and has expired, or lies below `gone`: the store has removed that. What is under way stays.
+    pub(super) fn take_expired(&mut self, now: Instant, gone: Offset) -> Vec<Item> {
+        let front_is_gone = self.waiting.front().is_some_and(|i| i.place.offset < gone);
+        if !front_is_gone && self.expiry.is_none_or(|at| at > now) {
+            return Vec::new();
+        }
+        let mut expired = Vec::new();
+        let suspects = self.suspects.saturating_sub(self.flight.len());
+        for (at, item) in std::mem::take(&mut self.waiting).into_iter().enumerate() {
+            if item.place.offset < gone || item.place.is_expired(now) {
+                self.suspects -= usize::from(at < suspects);
+                self.bytes -= item.place.stored.len();
+                expired.push(item);
+            } else {
+                self.waiting.push_back(item);
+            }
+        }
+        self.expiry = self.waiting.iter().filter_map(|i| i.place.expires).min();
+        expired
     }
 
     /// Has something to deliver and may start now.
     pub(super) fn wants_turn(&self) -> bool {
         self.state == State::Free && !self.waiting.is_empty()
+    }
+
+    /// Does not fail, and has more to send behind what it has been sending for less than `pending_max`.
+    pub(super) fn is_on_the_move(&self, now: Instant, pending_max: Duration) -> bool {
+        let sends = matches!(self.state, State::Sending { since } if now - since < pending_max);
+        sends && !self.is_failing() && !self.waiting.is_empty()
+    }
+
+    /// Nothing has got through since the last failure.
+    pub(super) fn is_failing(&self) -> bool {
+        self.failures > 0
     }
 
     /// No delivery, burial or rest under way.
@@ -221,15 +236,13 @@ impl Lane {
             }
             Outcome::Retry { after, .. } => {
                 self.put_back(messages);
-                self.failures = self.failures.saturating_add(1);
-                let pause = config.backoff.pause(self.failures, rng);
-                Verdict::Rest(self.rest(now, pause.max(after.unwrap_or_default())))
+                let least = after.unwrap_or_default();
+                Verdict::Rest(self.fail(now, config.backoff, least, rng))
             }
             Outcome::Unauthenticated { .. } => {
                 self.put_back(messages);
-                self.failures = self.failures.saturating_add(1);
-                let pause = config.unauthenticated_backoff.pause(self.failures, rng);
-                Verdict::Rest(self.rest(now, pause))
+                let backoff = config.unauthenticated_backoff;
+                Verdict::Rest(self.fail(now, backoff, Duration::ZERO, rng))
             }
             Outcome::Offline => {
                 self.put_back(messages);
@@ -261,6 +274,51 @@ impl Lane {
     /// Starts the burial of a record that never was a message.
     pub(super) fn bury(&mut self) {
         self.state = State::Burying;
+    }
+
+    /// There was no room for the dead letter of what [`Self::judge`] gave out: it waits again, condemned. The lane is to
+    /// rest until then, so that it can be parked and blocks nobody.
+    pub(super) fn unbury(&mut self, burial: Burial) {
+        self.condemn(&burial);
+        let Burial { place, message, .. } = burial;
+        if let Some(message) = message {
+            self.push_front(Item { place, message });
+        }
+    }
+
+    /// When this message is the first that waits, here or in a side queue, it is buried and not delivered again.
+    pub(super) fn condemn(&mut self, burial: &Burial) {
+        let Burial { place, reason, detail, .. } = burial;
+        self.condemned = Some((place.digest(), reason, detail.clone()));
+        (self.suspects, self.batch_limit) = (1, 1);
+    }
+
+    /// Starts the burial of a first message that was refused before.
+    pub(super) fn take_condemned(&mut self) -> Option<Burial> {
+        if !self.wants_turn() {
+            return None;
+        }
+        let (refused, reason, detail) = self.condemned.take()?;
+        if self.waiting.front()?.place.digest() != refused {
+            return None;
+        }
+        let Item { place, message } = self.waiting.pop_front()?;
+        self.bytes -= place.stored.len();
+        (self.suspects, self.state) = (0, State::Burying);
+        Some(Burial { place, message: Some(message), reason, detail })
+    }
+
+    /// Something that concerns this lane alone has failed: it rests, for `least` or longer. Says until when.
+    pub(super) fn fail(
+        &mut self,
+        now: Instant,
+        backoff: Backoff,
+        least: Duration,
+        rng: &mut impl Rng,
+    ) -> Instant {
+        self.failures = self.failures.saturating_add(1);
+        let pause = backoff.pause(self.failures, rng).max(least);
+        self.rest(now, pause)
     }
 
     /// The dead letter is durable; the lane goes on behind it.
@@ -304,7 +362,7 @@ impl Lane {
         let mut places = self.take_flight();
         let under_way = places.len();
         places.extend(self.waiting.drain(..).map(|i| i.place));
-        self.bytes = 0;
+        (self.bytes, self.expiry) = (0, None);
         (places, under_way)
     }
 
@@ -328,6 +386,7 @@ impl Lane {
     /// Drops what waits from memory; it is read again from its queue.
     pub(super) fn forget_waiting(&mut self) {
         self.bytes -= self.waiting.drain(..).map(|i| i.place.stored.len()).sum::<usize>();
+        self.expiry = None;
     }
 
     /// No parking before `at`: the store has no room for a side queue now.
@@ -343,6 +402,10 @@ impl Lane {
             return false;
         }
         let messages = self.waiting.len() + self.flight.len();
+        if messages == 0 {
+            // All of it has expired: it is in nobody's way.
+            return false;
+        }
         let is_large = messages > config.window_messages_max / 4
             || self.bytes > config.window_bytes_max / 4
             || around.holds_full_window;
@@ -380,17 +443,28 @@ impl Lane {
     }
 
     fn put_back(&mut self, messages: Vec<Message>) {
-        let flight = std::mem::take(&mut self.flight);
-        for (place, message) in flight.into_iter().zip(messages).rev() {
-            self.waiting.push_front(Item { place, message });
+        for (place, message) in self.take_flight().into_iter().zip(messages).rev() {
+            self.push_front(Item { place, message });
         }
     }
+
+    fn push_front(&mut self, item: Item) {
+        self.bytes += item.place.stored.len();
+        self.expiry = earlier(self.expiry, item.place.expires);
+        self.waiting.push_front(item);
+    }
+}
+
+/// The earlier of two times that need not be.
+pub(super) fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    a.into_iter().chain(b).min()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::pump::double::{message, number};
+    use crate::store::StoreMillis;
     use rand::SeedableRng;
     use rand::rngs::StdRng;
 
@@ -409,8 +483,8 @@ mod tests {
             for n in 0..messages {
                 let stored = message("a", n, 1);
                 let message = Message::decode(stored.clone()).unwrap();
-                let received = message.received;
-                let place = Place { offset: Offset(n), stored, received, ttl_secs: 0 };
+                let (offset, since) = (Offset(n), StoreMillis(0));
+                let place = Place { offset, stored, since, ttl_secs: 0, expires: None };
                 lane.push(Item { place, message });
             }
             let now = crate::clock::system().monotonic();

@@ -10,8 +10,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
-use crate::clock::UnixMillis;
-use crate::store::{Chunk, Offset, QueueId};
+use crate::store::{Chunk, Offset, QueueId, StoreMillis};
 
 /// Why the store did not do it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -39,7 +38,7 @@ pub struct Entry {
     /// The bytes to keep.
     pub payload: Bytes,
     /// Of the original record: its age counts from here.
-    pub received: UnixMillis,
+    pub since: Option<StoreMillis>,
     /// Of the original record, in seconds; 0 = keep.
     pub ttl_secs: u32,
 }
@@ -59,6 +58,10 @@ pub trait Log: Send + Sync + 'static {
         records_max: usize,
         bytes_max: usize,
     ) -> BoxFuture<'_, Result<Chunk, LogError>>;
+
+    /// What becomes of the records below, which were read, the pump counts from now on, also of what the store removes. But
+    /// not what lies below the offset that is returned: that is gone already, and counted. 0 when a pump ends.
+    fn take_over(&self, below: Offset) -> Offset;
 
     /// Everything below needs nothing more. Monotonic; a lower value is ignored.
     fn settle(&self, below: Offset);

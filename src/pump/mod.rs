@@ -13,11 +13,17 @@
 //! ```
 //!
 //! Owns: what is under way between a queue and its endpoint: the [window](window), the [lanes](lane), which senders are
-//! [parked], the [back-off](backoff), and the way to the [dead letters](deadletter).
+//! [parked], the [back-off](backoff), what [expires](expiry), the [order](precedence) among the pumps of one endpoint, and the
+//! way to the [dead letters](deadletter).
 //!
 //! Invariants:
 //! - A record is settled only when everything before it is, and only after its message was delivered, or is durable in
-//!   the sender's side queue, or is durable among the dead letters. Nothing is dropped on any other path.
+//!   the sender's side queue, or is durable among the dead letters, or its time to live was over (counted), or the store
+//!   has removed it and told so. Nothing is dropped on any other path.
+//! - An expired message is never handed to the endpoint, wherever it was waiting; a delivery under way is not recalled.
+//! - A message that finds no room among the dead letters stops its sender only, which rests, and is parked like any other
+//!   that is stuck. A record that is no message has no sender: it is tried again in its place, and holds the settled place
+//!   meanwhile.
 //! - Only what is damaged is buried as no message. What a newer program wrote is intact: the pump ends with
 //!   [`PumpError::Newer`] and leaves everything as it is.
 //! - Messages of one sender are delivered in the order of the queue: one delivery per sender is under way, what fails
@@ -29,7 +35,8 @@
 //! - Memory: the window (`window_messages_max`, `window_bytes_max` plus one read's overshoot of one record), and for
 //!   parked senders one batch per delivery under way (`parked_deliveries_max` x `batch_bytes_max`). With the defaults
 //!   4 MiB + 16 x 240 KiB = 7.75 MiB, whatever the backlog.
-//! - No wake-up without a cause: new durable records, an answer, a timer that a lane set.
+//! - No wake-up without a cause: new durable records, an answer, a timer that a lane set, the next expiry, the turn that a
+//!   higher rank leaves.
 //!
 //! # What a crash repeats
 //!
@@ -58,19 +65,28 @@ use crate::store::QueueId;
 
 pub mod backoff;
 pub mod deadletter;
+mod expiry;
 mod lane;
 pub mod log;
+mod newer;
 mod outcome;
 mod parked;
 mod parking;
+mod place;
+pub mod precedence;
 mod run;
 pub mod store_logs;
+mod timers;
 mod window;
 
 #[cfg(test)]
 mod double;
 #[cfg(test)]
+mod expiring;
+#[cfg(test)]
 mod property;
+#[cfg(test)]
+mod ranks;
 #[cfg(test)]
 mod stuck;
 #[cfg(test)]
@@ -81,6 +97,7 @@ mod unreadable;
 use backoff::Backoff;
 use deadletter::DeadLetters;
 use log::{LogError, Logs};
+use precedence::{Precedence, Standing};
 use run::End;
 
 /// Limits of one pump.
@@ -96,7 +113,9 @@ pub struct Config {
     /// Most bytes of one delivery, by an estimate on the safe side (stored bytes + 128 a message). The hub takes
     /// 256 KiB; one message alone is delivered whatever its size, and the endpoint judges it.
     pub batch_bytes_max: usize,
-    /// Most deliveries of unparked lanes under way at once.
+    /// Most deliveries of unparked lanes under way at once. What they hold is in the window already, so this is as much
+    /// as the hub's side takes: after a reconnect each sender asks for a token first, and 256 such requests may wait.
+    /// Fewer would keep many senders of a few messages each waiting for one another's round trips.
     pub lanes_max: usize,
     /// Most deliveries of parked lanes under way at once, on top of `lanes_max`: own slots, so that neither starves
     /// the other.
@@ -127,7 +146,7 @@ impl Default for Config {
             window_bytes_max: 4 << 20,
             batch_messages_max: 500,
             batch_bytes_max: 240 << 10,
-            lanes_max: 64,
+            lanes_max: 240,
             parked_deliveries_max: 16,
             backoff: seconds(1, 60),
             unauthenticated_backoff: seconds(30, 600),
@@ -167,12 +186,29 @@ pub enum PumpError {
     },
 }
 
+/// Where pumps deliver to: an endpoint, and the order among its pumps.
+#[derive(Clone)]
+pub struct Target {
+    /// The endpoint.
+    pub endpoint: Arc<dyn Deliver>,
+    /// Shared by all pumps of this endpoint.
+    pub precedence: Arc<Precedence>,
+}
+
+impl Target {
+    /// An endpoint that no pump serves yet.
+    pub fn new(endpoint: Arc<dyn Deliver>) -> Self {
+        Self { endpoint, precedence: Precedence::new() }
+    }
+}
+
 /// Drains one queue into an endpoint. Made by the gateway, one per normal queue (never for a side queue: a pump finds
 /// and drains those of its own queue by itself).
 pub struct Pump {
     logs: Arc<dyn Logs>,
     queue: QueueId,
     endpoint: Arc<dyn Deliver>,
+    standing: Standing,
     dead: Arc<dyn DeadLetters>,
     metrics: Arc<Metrics>,
     clock: SharedClock,
@@ -180,14 +216,14 @@ pub struct Pump {
 }
 
 impl Pump {
-    /// A pump that has not started.
+    /// A pump that has not started. From now on it goes before the pumps of lower precedence: run it or drop it.
     ///
     /// # Panics
     /// If `queue` is a side queue, or a limit of `config` is zero.
     pub fn new(
         logs: Arc<dyn Logs>,
         queue: QueueId,
-        endpoint: Arc<dyn Deliver>,
+        target: Target,
         dead: Arc<dyn DeadLetters>,
         metrics: Arc<Metrics>,
         clock: SharedClock,
@@ -196,7 +232,9 @@ impl Pump {
         assert!(queue.lane.is_none(), "a side queue is drained by the pump of its main queue");
         assert!(config.lanes_max > 0 && config.parked_deliveries_max > 0);
         assert!(config.batch_messages_max > 0 && config.batch_bytes_max > 0);
-        Self { logs, queue, endpoint, dead, metrics, clock, config }
+        let Target { endpoint, precedence } = target;
+        let standing = precedence.join(&queue);
+        Self { logs, queue, endpoint, standing, dead, metrics, clock, config }
     }
 
     /// Runs until `stop` is cancelled (then deliveries under way get [`Config::stop_grace`], and what is known by then is

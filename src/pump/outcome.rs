@@ -3,20 +3,21 @@
 //! Owns: the counting of outcomes, and the way to the dead letters. The verdict itself is the lane's.
 //! Invariant: every outcome that is not a delivery is counted with its reason.
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rand::SeedableRng;
-
 use super::deadletter::DeadLetter;
-use super::lane::{Place, Surroundings, Verdict};
+use super::lane::{Surroundings, Verdict};
 use super::log::LogError;
-use super::run::{Event, Running, Who};
+use super::run::{Burial, End, Event, READ_PAUSE, Running, Who};
 use crate::deliver::Outcome;
 use crate::identity::Identity;
 use crate::message::{Message, SystemKey};
-use crate::store::{Offset, QueueId};
+
+/// What the metrics tell messages apart by.
+fn series(message: &Message) -> (&Identity, Option<&str>) {
+    (&message.source.sender, message.system.get(SystemKey::OutputName))
+}
 
 impl Running {
     /// Hands a batch to the endpoint.
@@ -54,6 +55,8 @@ impl Running {
             }
         };
         let Some(verdict) = verdict else { return };
+        // What has come back may have expired meanwhile.
+        self.expire_lane(sender, now);
         if let Verdict::Finish(_, messages) = &verdict {
             self.delivered_at = Some(now);
             self.offline_streak = 0;
@@ -62,10 +65,9 @@ impl Running {
         match verdict {
             Verdict::Away => self.go_offline(),
             Verdict::Bury { place, message, reason, detail } => {
-                let output = message.system.get(SystemKey::OutputName);
-                self.metrics.message_dropped(reason, sender, output);
                 tracing::warn!(queue = %self.queue, %sender, reason, detail, "message refused for good: to the dead letters");
-                self.start_burial(who.clone(), place, reason, detail);
+                let burial = Burial { place, message: Some(message), reason, detail };
+                self.start_burial(who.clone(), burial);
             }
             Verdict::Finish(places, _) if matches!(who, Who::Lane(_)) => {
                 places.iter().for_each(|p| self.window.finish(p.offset));
@@ -110,21 +112,16 @@ impl Running {
 
     fn count_delivered(&self, messages: &[Message], took: Duration) {
         let wall = self.clock.wall().0;
-        for message in messages {
-            let process = Duration::from_millis(wall.saturating_sub(message.received.0));
-            let output = message.system.get(SystemKey::OutputName);
-            let sender = &message.source.sender;
-            self.metrics.message_sent(sender, output, &self.priority, took, process);
+        // The series are looked up once for a run of messages that share them: mostly the whole batch does.
+        for run in messages.chunk_by(|a, b| series(a) == series(b)) {
+            let (sender, output) = series(&run[0]);
+            let process =
+                run.iter().map(|m| Duration::from_millis(wall.saturating_sub(m.received.0)));
+            self.metrics.messages_sent(sender, output, self.priority, took, process);
         }
-    }
-
-    /// Counts records that the store had and cannot read back, from `from` on.
-    pub(super) fn count_lost(&self, queue: &QueueId, lost: &[Range<Offset>], from: Offset) {
-        for range in lost {
-            for _ in range.start.max(from).0..range.end.0 {
-                self.metrics.counted("record_lost", "damaged");
-            }
-            tracing::error!(%queue, from = range.start.0, to = range.end.0, "records are damaged on disk and lost");
+        if self.queue.live {
+            let count = messages.len() as u64;
+            self.metrics.counted_many("message_delivered", "live", count);
         }
     }
 
@@ -187,61 +184,75 @@ impl Running {
         }
     }
 
-    /// Keeps a record among the dead letters, for as long as that takes. What it belongs to waits meanwhile.
-    pub(super) fn start_burial(
-        &mut self,
-        who: Who,
-        place: Place,
-        reason: &'static str,
-        detail: String,
-    ) {
+    /// Keeps a record among the dead letters. What it belongs to waits meanwhile; a record that is nobody's is tried until
+    /// there is room.
+    pub(super) fn start_burial(&mut self, who: Who, burial: Burial) {
         let letter = DeadLetter {
-            stored: place.stored,
-            received: place.received,
-            reason: reason.to_owned(),
-            detail,
+            stored: burial.place.stored.clone(),
+            died: self.clock.wall(),
+            count: 1,
+            reason: burial.reason.to_owned(),
+            detail: burial.detail.clone(),
         };
         let (dead, metrics) = (Arc::clone(&self.dead), Arc::clone(&self.metrics));
-        let (backoff, mut rng) = (self.config.backoff, rand::rngs::StdRng::from_rng(&mut self.rng));
-        let offset = place.offset;
         self.start(async move {
-            let mut failures = 0;
-            let result = loop {
-                match dead.keep(&letter).await {
-                    Ok(()) => break Ok(()),
-                    Err(LogError::Gone(why)) => break Err(LogError::Gone(why)),
-                    Err(LogError::Full(why)) => {
-                        failures += 1;
-                        metrics.counted("dead_letter_delayed", "full");
-                        tracing::warn!(%why, "no room for a dead letter: trying again later");
-                        tokio::time::sleep(backoff.pause(failures, &mut rng)).await;
+            loop {
+                let result = dead.keep(&letter).await;
+                if let Err(LogError::Full(why)) = &result {
+                    metrics.counted("dead_letter_delayed", "full");
+                    tracing::warn!(%why, "no room for a dead letter: trying again later");
+                    if who == Who::Stray {
+                        tokio::time::sleep(READ_PAUSE).await;
+                        continue;
                     }
                 }
-            };
-            metrics.counted("dead_letter", reason);
-            Event::Buried { who, offset, result }
+                return Event::Buried { who, burial, result };
+            }
         });
     }
 
-    /// A dead letter is durable: its record is finished.
+    /// A burial has ended: if the dead letter is durable its record is finished, else its sender rests and tries again.
     pub(super) fn on_buried(
         &mut self,
         who: &Who,
-        offset: Offset,
+        burial: Burial,
         result: Result<(), LogError>,
-    ) -> Result<(), LogError> {
-        result?;
+    ) -> Result<(), End> {
+        if let Err(gone @ LogError::Gone(_)) = result {
+            return Err(gone.into());
+        }
+        let buried = result.is_ok();
+        if buried {
+            self.metrics.counted("dead_letter", burial.reason);
+            if let Some(Message { source, system, .. }) = &burial.message {
+                let output = system.get(SystemKey::OutputName);
+                self.metrics.message_dropped(burial.reason, &source.sender, output);
+            }
+        }
         match who {
-            Who::Parked(name) => self.on_parked_buried(name, offset),
-            Who::Lane(sender) => {
-                self.window.finish(offset);
+            Who::Parked(name) => self.on_parked_buried(name, burial, buried),
+            Who::Lane(sender) if buried => {
+                self.window.finish(burial.place.offset);
                 if let Some(lane) = self.lanes.get_mut(sender) {
                     lane.buried();
                 }
                 self.enqueue(sender);
             }
-            Who::Stray => self.window.finish(offset),
+            Who::Lane(sender) => self.on_unburied(sender, burial),
+            Who::Stray => self.window.finish(burial.place.offset),
         }
         Ok(())
+    }
+
+    /// There was no room for the dead letter of a lane's message.
+    fn on_unburied(&mut self, sender: &Identity, burial: Burial) {
+        let now = self.clock.monotonic();
+        let Some(lane) = self.lanes.get_mut(sender) else {
+            return;
+        };
+        lane.unbury(burial);
+        let until = lane.fail(now, self.config.backoff, Duration::ZERO, &mut self.rng);
+        self.expire_lane(sender, now);
+        self.on_rest(sender, now, until);
     }
 }

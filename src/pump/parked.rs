@@ -5,12 +5,13 @@
 //! to an append under way and is not touched.
 //! Must not know: how a lane gets stuck, when a step is taken.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::lane::{Item, Lane, Place};
+use super::lane::Lane;
 use super::log::{Appended, Log};
+use super::place::{Item, Place};
 use crate::identity::Identity;
 use crate::message::{DecodeError, Message};
 use crate::store::{Offset, QueueId, Record};
@@ -48,10 +49,12 @@ pub(super) struct Parked {
     pub(super) next: Offset,
     /// The end of the side queue as far as this pump knows.
     pub(super) end: Offset,
-    /// Damaged records below are counted.
-    pub(super) lost_below: Offset,
+    /// Has expired and is counted, and is met again in the side queue by the next read.
+    pub(super) expired: BTreeSet<Offset>,
     /// Reading, delivering or burying: has one of the slots.
     pub(super) active: bool,
+    /// Active, and holds the lower ranks up by it.
+    pub(super) holds: bool,
     pub(super) queued: bool,
     pub(super) deleting: bool,
 }
@@ -70,8 +73,9 @@ impl Parked {
             delivered_head: 0,
             next: Offset::default(),
             end: Offset::default(),
-            lost_below: Offset::default(),
+            expired: BTreeSet::new(),
             active: false,
+            holds: false,
             queued: false,
             deleting: false,
         }
@@ -146,14 +150,58 @@ impl Parked {
         self.hold.drain(..in_hold).collect()
     }
 
+    /// Takes out what waits to be moved and has expired by `now`, or lies below `gone` in the main queue. Not while an append
+    /// of it is under way: then it is judged in the side queue. Not what is being delivered.
+    pub(super) fn take_expired(&mut self, now: Instant, gone: Offset) -> Vec<Place> {
+        if self.moving {
+            return Vec::new();
+        }
+        let head = self.hold_under_way();
+        let (over, kept) =
+            std::mem::take(&mut self.hold).into_iter().enumerate().partition::<Vec<_>, _>(
+                |(at, place)| *at >= head && (place.offset < gone || place.is_expired(now)),
+            );
+        self.hold = kept.into_iter().map(|(_, place)| place).collect();
+        over.into_iter().map(|(_, place)| place).collect()
+    }
+
+    /// When the first of what [`Self::take_expired`] may take expires.
+    pub(super) fn expiry(&self) -> Option<Instant> {
+        let free = if self.moving { self.hold.len() } else { self.hold_under_way() };
+        self.hold.iter().skip(free).filter_map(|place| place.expires).min()
+    }
+
+    /// So many of the first in `hold` are in the delivery that was under way when the sender was parked.
+    fn hold_under_way(&self) -> usize {
+        let in_side = usize::try_from(self.end.0 - self.next.0).unwrap_or(usize::MAX);
+        self.inherited.unwrap_or(0).saturating_sub(in_side)
+    }
+
+    /// Skips what the store has removed from the side queue; says whether there was any. What is being delivered, or was
+    /// and is counted from `next`, comes first.
+    pub(super) fn catch_up(&mut self) -> bool {
+        let counts = self.inherited.is_some() || self.delivered_head > 0;
+        let Some(log) = self.log.as_ref().filter(|_| !counts) else {
+            return false;
+        };
+        let settled = log.settled().min(self.end);
+        let skips = settled > self.next;
+        self.next = self.next.max(settled);
+        skips
+    }
+
     /// Sorts what was read from the side queue: messages into the lane, up to a record that is none.
     pub(super) fn take_in(&mut self, records: Vec<Record>, next: Offset) -> TakenIn {
         // What an append under way has already made durable is ours when the append has ended, and is counted then.
+        self.expired = self.expired.split_off(&self.next);
         self.next = next.clamp(self.next, self.end);
         let mut sender: Option<Identity> = None;
         for record in records {
             if record.offset >= self.end {
                 break;
+            }
+            if self.expired.contains(&record.offset) {
+                continue;
             }
             let place = Place::from(record);
             match Message::decode(place.stored.clone()) {
@@ -179,7 +227,7 @@ impl Parked {
     pub(super) fn rewind(&mut self) {
         self.lane.forget_waiting();
         if let Some(log) = &self.log {
-            self.next = log.settled();
+            self.next = log.settled().min(self.end);
         }
     }
 }

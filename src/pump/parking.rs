@@ -6,12 +6,13 @@
 //! Must not know: how a lane gets stuck.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::lane::{Item, Lane, Place, Verdict};
+use super::lane::{Lane, Verdict};
 use super::log::{Appended, Entry, Log, LogError};
 use super::parked::{Name, Parked, TakenIn};
-use super::run::{End, Event, READ_PAUSE, Running, Who, read_patiently};
+use super::place::{Item, Place};
+use super::run::{Burial, End, Event, READ_PAUSE, Running, Who, read_patiently};
 use crate::deliver::Outcome;
 use crate::identity::Identity;
 use crate::message::Message;
@@ -66,6 +67,9 @@ impl Running {
         let Some(parked) = self.parked.get_mut(name) else {
             return;
         };
+        if !parked.active {
+            parked.catch_up();
+        }
         if parked.is_spent() {
             parked.deleting = true;
             self.start_delete(name);
@@ -138,6 +142,7 @@ impl Running {
                 self.timers.add(at, Who::Parked(Arc::clone(name)));
             }
         }
+        self.sweeps.note(parked.expiry());
         for place in finished {
             self.window.finish(place.offset);
         }
@@ -146,8 +151,8 @@ impl Running {
     }
 
     /// Gives the parked lanes their turns.
-    pub(super) fn start_parked(&mut self) {
-        while self.parked_active < self.config.parked_deliveries_max && self.ready.is_none() {
+    pub(super) fn start_parked(&mut self, now: Instant) {
+        while self.parked_active < self.config.parked_deliveries_max && self.may_send() {
             let Some(name) = self.parked_ring.pop_front() else {
                 break;
             };
@@ -155,11 +160,15 @@ impl Running {
                 continue;
             };
             parked.queued = false;
+            parked.catch_up();
             if !parked.may_drain() {
+                self.advance_parked(&name);
                 continue;
             }
-            parked.active = true;
+            (parked.active, parked.holds) = (true, !parked.lane.is_failing());
             self.parked_active += 1;
+            self.parked_holding += usize::from(parked.holds);
+            self.started_at = Some(now);
             let log = Arc::clone(parked.log.as_ref().expect("may drain: is open"));
             let messages = parked.lane.batch_messages_max(&self.config);
             let (from, bytes) = (parked.next, self.config.batch_bytes_max);
@@ -180,14 +189,22 @@ impl Running {
         let now = self.clock.monotonic();
         let who = Who::Parked(Arc::clone(name));
         let parked = self.parked.get_mut(name).expect("a sender stays parked while it is read");
-        let lost_below = parked.lost_below;
-        parked.lost_below = lost_below.max(chunk.next);
-        match parked.take_in(chunk.records, chunk.next) {
-            TakenIn::Messages(sender) if self.ready.is_none() && !self.stopping => {
-                let batch = parked.lane.take_batch(now, &self.config);
-                self.start_delivery(who, sender, batch);
+        let taken = parked.take_in(chunk.records, chunk.next);
+        self.expire_side(name, now);
+        let may_send = self.may_send();
+        let parked = self.parked.get_mut(name).expect("a sender stays parked while it is read");
+        match taken {
+            TakenIn::Messages(sender) if may_send && parked.lane.wants_turn() => {
+                if let Some(burial) = parked.lane.take_condemned() {
+                    parked.lane.forget_waiting();
+                    parked.next = burial.place.offset.next();
+                    self.start_burial(who, burial);
+                } else {
+                    let batch = parked.lane.take_batch(now, &self.config);
+                    self.start_delivery(who, sender, batch);
+                }
             }
-            TakenIn::Messages(_) => {
+            TakenIn::Messages(_) if parked.lane.wants_turn() => {
                 parked.rewind();
                 self.release_parked(name);
             }
@@ -195,26 +212,26 @@ impl Running {
                 parked.lane.bury();
                 self.bury_damaged(who, &self.side_id(name), place, why)?;
             }
-            TakenIn::Nothing => {
-                // Either all that was read was damaged, or the store does not show its end yet.
+            TakenIn::Nothing | TakenIn::Messages(_) => {
+                // All that was read was damaged or has expired; or the store has removed it; or it does not show its end yet.
                 let log = parked.log.as_ref().expect("what was read came from an open queue");
                 if parked.next > log.settled() {
                     log.settle(parked.next);
-                } else {
+                } else if !parked.catch_up() {
                     self.timers.add(parked.lane.pause_until(now + READ_PAUSE), who);
                 }
                 self.release_parked(name);
             }
         }
-        self.count_lost(&self.side_id(name), &chunk.lost, lost_below);
         Ok(())
     }
 
     /// Ends a parked lane's turn.
     fn release_parked(&mut self, name: &Name) {
         if let Some(parked) = self.parked.get_mut(name) {
-            parked.active = false;
             self.parked_active -= 1;
+            self.parked_holding -= usize::from(parked.holds);
+            (parked.active, parked.holds) = (false, false);
         }
         self.advance_parked(name);
     }
@@ -253,12 +270,24 @@ impl Running {
         Some(verdict)
     }
 
-    /// The dead letter of the record at `offset` of a side queue is durable.
-    pub(super) fn on_parked_buried(&mut self, name: &Name, offset: Offset) {
+    /// The burial of the record at `offset` of a side queue has ended: its letter is durable, or there is no room for it
+    /// and the lane rests.
+    pub(super) fn on_parked_buried(&mut self, name: &Name, burial: Burial, buried: bool) {
+        let now = self.clock.monotonic();
         if let Some(parked) = self.parked.get_mut(name) {
-            parked.lane.buried();
-            if let Some(log) = &parked.log {
-                log.settle(Offset(offset.0 + 1));
+            if !buried {
+                if burial.message.is_some() {
+                    parked.lane.condemn(&burial);
+                }
+                let backoff = self.config.backoff;
+                let until = parked.lane.fail(now, backoff, Duration::ZERO, &mut self.rng);
+                parked.rewind();
+                self.timers.add(until, Who::Parked(Arc::clone(name)));
+            } else {
+                parked.lane.buried();
+                if let Some(log) = &parked.log {
+                    log.settle(burial.place.offset.next());
+                }
             }
         }
         self.release_parked(name);
@@ -285,6 +314,7 @@ impl Running {
             Verdict::Rest(until) => self.timers.add(*until, Who::Parked(Arc::clone(&name))),
             _ => {}
         }
+        self.sweeps.note(parked.expiry());
         for place in finished {
             self.window.finish(place.offset);
         }

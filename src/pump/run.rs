@@ -4,7 +4,7 @@
 //! way, start deliveries and reads, settle, then wait for the next cause.
 //! Invariant: the loop waits unless something has changed; every start is bounded by a limit of the configuration.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt::Write as _;
 use std::future::Future;
 use std::sync::Arc;
@@ -19,23 +19,25 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::deadletter::DeadLetters;
-use super::lane::{Item, Lane, Place};
+use super::expiry::Sweeps;
+use super::lane::Lane;
 use super::log::{Appended, Log, LogError, Logs};
+use super::newer::Barrier;
 use super::parked::{Name, Parked};
+use super::place::{Item, Place};
+use super::precedence::Standing;
+use super::timers::Timers;
 use super::window::Window;
 use super::{Config, Pump};
 use crate::clock::SharedClock;
 use crate::deliver::{Deliver, Outcome};
 use crate::identity::Identity;
 use crate::message::{DecodeError, Message};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, priority_label};
 use crate::store::{Chunk, Offset, QueueId, Record};
 
 /// Pause before a read that failed is repeated.
 pub(super) const READ_PAUSE: Duration = Duration::from_secs(1);
-
-/// The reference's number for "the route gave no priority", as its metrics show it.
-const NO_PRIORITY: &str = "2000000000";
 
 /// Most events taken in before the loop starts new work and settles again.
 const EVENTS_PER_TURN: usize = 256;
@@ -66,48 +68,23 @@ impl From<LogError> for End {
     }
 }
 
-/// Whether what could not be read is intact and was written by a newer program: that is not damage, and is not buried.
-fn is_newer(error: &DecodeError) -> bool {
-    match error {
-        // No program has written version 0.
-        DecodeError::Version(version) => *version > 0,
-        DecodeError::Key(_) => true,
-        DecodeError::Short(_) | DecodeError::Utf8(_) | DecodeError::Id(_) => false,
-    }
+/// A record on its way to the dead letters, and the message in it, if it is one.
+pub(super) struct Burial {
+    pub(super) place: Place,
+    pub(super) message: Option<Message>,
+    pub(super) reason: &'static str,
+    pub(super) detail: String,
 }
 
 /// Something that took time has ended.
 pub(super) enum Event {
     Read(Result<Chunk, LogError>),
     Sent { who: Who, sender: Identity, batch: Vec<Message>, outcome: Outcome, took: Duration },
-    Buried { who: Who, offset: Offset, result: Result<(), LogError> },
+    Buried { who: Who, burial: Burial, result: Result<(), LogError> },
     Moved { name: Name, log: Option<(Arc<dyn Log>, Offset)>, appended: Appended },
 
     SideRead { name: Name, chunk: Result<Chunk, LogError> },
     Deleted { name: Name, result: Result<bool, LogError> },
-}
-
-/// When to look at whom again. A stale entry does no harm: the lane is looked at and found to be well.
-#[derive(Default)]
-pub(super) struct Timers {
-    due: BTreeMap<(Instant, u64), Who>,
-    serial: u64,
-}
-
-impl Timers {
-    pub(super) fn add(&mut self, at: Instant, who: Who) {
-        self.serial += 1;
-        self.due.insert((at, self.serial), who);
-    }
-
-    fn next(&self) -> Option<Instant> {
-        self.due.first_key_value().map(|((at, _), _)| *at)
-    }
-
-    fn pop_due(&mut self, now: Instant) -> Option<Who> {
-        let first = self.due.first_entry().filter(|e| e.key().0 <= now)?;
-        Some(first.remove())
-    }
 }
 
 /// A running pump.
@@ -119,23 +96,34 @@ pub(super) struct Running {
     pub(super) metrics: Arc<Metrics>,
     pub(super) clock: SharedClock,
     pub(super) config: Config,
-    pub(super) priority: String,
+    pub(super) priority: &'static str,
     pub(super) rng: StdRng,
-    log: Arc<dyn Log>,
+    pub(super) standing: Standing,
+    pub(super) log: Arc<dyn Log>,
     durable_end: watch::Receiver<Offset>,
     pub(super) window: Window<Option<Identity>>,
-    settled: Offset,
-    reading: bool,
+    /// What this pump knows to be settled, by itself or by the store.
+    pub(super) settled: Offset,
+    pub(super) reading: bool,
+    /// When the last read or delivery was started.
+    pub(super) started_at: Option<Instant>,
+    pub(super) sweeps: Sweeps,
+    /// Nothing is read from this record on.
+    pub(super) barrier: Option<Barrier>,
     pub(super) lanes: HashMap<Identity, Lane>,
-    ring: VecDeque<Identity>,
+    pub(super) ring: VecDeque<Identity>,
     pub(super) sending: usize,
     pub(super) parked: HashMap<Name, Parked>,
     pub(super) parked_ring: VecDeque<Name>,
     pub(super) parked_active: usize,
+    /// So many of the active ones hold the lower ranks up.
+    pub(super) parked_holding: usize,
     pub(super) timers: Timers,
     jobs: FuturesUnordered<BoxFuture<'static, Event>>,
     /// While the endpoint is away: resolves when it can be tried again.
     pub(super) ready: Option<BoxFuture<'static, ()>>,
+    /// By its own choice: the endpoint is not asked yet.
+    pub(super) pausing: bool,
     /// How often the endpoint was away since the last delivery.
     pub(super) offline_streak: u32,
     pub(super) delivered_at: Option<Instant>,
@@ -145,7 +133,8 @@ pub(super) struct Running {
 
 /// Runs `pump` until `stop` or until its store is gone.
 pub(super) async fn run(pump: Pump, stop: CancellationToken) -> Result<(), End> {
-    let log = open_patiently(&*pump.logs, &pump.queue).await?;
+    let mut pump = pump;
+    let log = open_patiently(&*pump.logs, &pump.queue, &mut pump.standing).await?;
     let mut running = Running::new(pump, log);
     for side in running.logs.side_queues(&running.queue) {
         running.adopt(side);
@@ -153,6 +142,9 @@ pub(super) async fn run(pump: Pump, stop: CancellationToken) -> Result<(), End> 
     running.await_endpoint(Duration::ZERO);
     loop {
         running.turn();
+        if let Some(end) = running.barred() {
+            return Err(end);
+        }
         if running.has_ended() {
             return Ok(());
         }
@@ -178,10 +170,15 @@ pub(super) async fn read_patiently(
     }
 }
 
-async fn open_patiently(logs: &dyn Logs, id: &QueueId) -> Result<Arc<dyn Log>, LogError> {
+async fn open_patiently(
+    logs: &dyn Logs,
+    id: &QueueId,
+    standing: &mut Standing,
+) -> Result<Arc<dyn Log>, LogError> {
     loop {
         match logs.open(id).await {
             Err(LogError::Full(why)) => {
+                standing.hold(false);
                 tracing::warn!(queue = %id, %why, "cannot open the queue now: trying again");
                 tokio::time::sleep(READ_PAUSE).await;
             }
@@ -190,20 +187,25 @@ async fn open_patiently(logs: &dyn Logs, id: &QueueId) -> Result<Arc<dyn Log>, L
     }
 }
 
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.log.take_over(Offset::default());
+    }
+}
+
 impl Running {
     fn new(pump: Pump, log: Arc<dyn Log>) -> Self {
-        let Pump { logs, queue, endpoint, dead, metrics, clock, config } = pump;
+        let Pump { logs, queue, endpoint, standing, dead, metrics, clock, config } = pump;
         let settled = log.settled();
-        let priority =
-            if queue.priority > 9 { NO_PRIORITY.to_owned() } else { queue.priority.to_string() };
         Self {
             logs,
+            priority: priority_label(queue.priority),
             queue,
             endpoint,
+            standing,
             dead,
             metrics,
             clock,
-            priority,
             rng: StdRng::from_os_rng(),
             durable_end: log.durable_end(),
             window: Window::new(settled, config.window_messages_max, config.window_bytes_max),
@@ -211,15 +213,20 @@ impl Running {
             log,
             settled,
             reading: false,
+            started_at: None,
+            sweeps: Sweeps::default(),
+            barrier: None,
             lanes: HashMap::new(),
             ring: VecDeque::new(),
             sending: 0,
             parked: HashMap::new(),
             parked_ring: VecDeque::new(),
             parked_active: 0,
+            parked_holding: 0,
             timers: Timers::default(),
             jobs: FuturesUnordered::new(),
             ready: None,
+            pausing: false,
             offline_streak: 0,
             delivered_at: None,
             stopping: false,
@@ -234,6 +241,7 @@ impl Running {
     /// No deliveries until the endpoint, asked after `pause`, can be tried.
     pub(super) fn await_endpoint(&mut self, pause: Duration) {
         let endpoint = Arc::clone(&self.endpoint);
+        self.pausing = !pause.is_zero();
         self.ready = Some(Box::pin(async move {
             if !pause.is_zero() {
                 tokio::time::sleep(pause).await;
@@ -249,11 +257,13 @@ impl Running {
             self.on_timer(&who, now);
         }
         if !self.stopping {
+            self.sweep(now);
             self.unblock_window(now);
-            self.start_parked();
+            self.start_parked(now);
             self.start_lanes(now);
-            self.start_read();
+            self.start_read(now);
         }
+        self.declare(now);
         let below = self.window.settled();
         if below > self.settled {
             self.settled = below;
@@ -287,17 +297,21 @@ impl Running {
 
     /// Round robin over the lanes that have something to send and may.
     fn start_lanes(&mut self, now: Instant) {
-        while self.sending < self.config.lanes_max && self.ready.is_none() {
+        while self.sending < self.config.lanes_max && self.may_send() {
             let Some(sender) = self.ring.pop_front() else {
                 break;
             };
+            self.expire_lane(&sender, now);
             let Some(lane) = self.lanes.get_mut(&sender) else {
                 continue;
             };
             lane.queued = false;
-            if lane.wants_turn() {
+            if let Some(burial) = lane.take_condemned() {
+                self.start_burial(Who::Lane(sender), burial);
+            } else if lane.wants_turn() {
                 let batch = lane.take_batch(now, &self.config);
                 self.sending += 1;
+                self.started_at = Some(now);
                 self.start_delivery(Who::Lane(sender.clone()), sender, batch);
             }
         }
@@ -317,10 +331,10 @@ impl Running {
     }
 
     fn may_read(&self) -> bool {
-        !self.reading && !self.stopping && self.window.room().is_some()
+        !self.reading && !self.stopping && self.barrier.is_none() && self.window.room().is_some()
     }
 
-    fn start_read(&mut self) {
+    fn start_read(&mut self, now: Instant) {
         let from = self.window.next();
         if !self.may_read() || *self.durable_end.borrow_and_update() <= from {
             return;
@@ -328,7 +342,7 @@ impl Running {
         let Some((messages, bytes)) = self.window.room() else {
             return;
         };
-        self.reading = true;
+        (self.reading, self.started_at) = (true, Some(now));
         let log = Arc::clone(&self.log);
         self.start(async move { Event::Read(read_patiently(&*log, from, messages, bytes).await) });
     }
@@ -336,24 +350,42 @@ impl Running {
     /// Sorts what was read into lanes.
     fn on_read(&mut self, chunk: Chunk) -> Result<(), End> {
         self.reading = false;
+        // What the store has removed since it was read it has counted.
+        let counted = self.log.take_over(chunk.next.max(self.window.next()));
+        self.window.advance_to(counted);
         let mut text = String::new();
         let mut met = BTreeSet::new();
+        let now = self.clock.monotonic();
         for record in chunk.records {
-            if let Some(name) = self.admit(record, &mut text)? {
-                met.insert(name);
+            match self.admit(record, &mut text, now) {
+                Ok(name) => met.extend(name),
+                Err(end) => {
+                    self.bar(end)?;
+                    break;
+                }
             }
         }
-        self.window.advance_to(chunk.next);
-        self.count_lost(&self.queue, &chunk.lost, Offset::default());
+        if self.barrier.is_none() {
+            self.window.advance_to(chunk.next);
+        }
+        // What is lost the store has counted and told.
         met.iter().for_each(|name| self.advance_parked(name));
         Ok(())
     }
 
-    /// One record enters the window. Here is the place where its age will be judged, once the clock rule is there
-    /// (`record.ttl_secs` counts from `record.received`): an expired one is counted and finished instead.
-    /// Gives the parked sender that now holds it, if there is one. `text` is room for formatting.
-    fn admit(&mut self, record: Record, text: &mut String) -> Result<Option<Name>, End> {
+    /// One record enters the window. Gives the parked sender that now holds it, if there is one. `text` is room for
+    /// formatting.
+    fn admit(
+        &mut self,
+        record: Record,
+        text: &mut String,
+        now: Instant,
+    ) -> Result<Option<Name>, End> {
         let (offset, bytes) = (record.offset, record.payload.len());
+        if offset < self.window.next() {
+            // The store has removed it while it was being read.
+            return Ok(None);
+        }
         let place = Place::from(record);
         let message = match Message::decode(place.stored.clone()) {
             Ok(message) => message,
@@ -365,6 +397,9 @@ impl Running {
         };
         let sender = message.source.sender.clone();
         self.window.push(offset, bytes, Some(sender.clone()));
+        if self.ends_at_once(&place, &message, now) {
+            return Ok(None);
+        }
         if !self.parked.is_empty() {
             text.clear();
             write!(text, "{sender}").expect("writing to a String does not fail");
@@ -379,30 +414,13 @@ impl Running {
         Ok(None)
     }
 
-    /// A record of `queue` is no message: to the dead letters, unless a newer program could read it.
-    pub(super) fn bury_damaged(
-        &mut self,
-        who: Who,
-        queue: &QueueId,
-        place: Place,
-        source: DecodeError,
-    ) -> Result<(), End> {
-        let offset = place.offset;
-        if is_newer(&source) {
-            return Err(End::Newer { queue: queue.clone(), offset, source });
-        }
-        tracing::error!(%queue, offset = offset.0, error = %source, "record is no message: to the dead letters");
-        self.start_burial(who, place, "undecodable", source.to_string());
-        Ok(())
-    }
-
     fn on_event(&mut self, event: Event) -> Result<(), End> {
         match event {
             Event::Read(chunk) => self.on_read(chunk?)?,
             Event::Sent { who, sender, batch, outcome, took } => {
                 self.on_sent(&who, &sender, batch, outcome, took);
             }
-            Event::Buried { who, offset, result } => self.on_buried(&who, offset, result)?,
+            Event::Buried { who, burial, result } => self.on_buried(&who, burial, result)?,
             Event::Moved { name, log, appended } => self.on_moved(&name, log, appended)?,
             Event::SideRead { name, chunk } => self.on_side_read(&name, chunk)?,
             Event::Deleted { name, result } => self.on_deleted(&name, result)?,
@@ -422,7 +440,8 @@ impl Running {
             .map(|since| since + self.config.pending_max)
             // Once past, the head was judged; only an answer changes anything.
             .filter(|at| *at > now);
-        [self.timers.next(), stuck].into_iter().flatten().min()
+        let causes = [self.timers.next(), self.sweeps.due(), self.releases_at(now), stuck];
+        causes.into_iter().flatten().min()
     }
 
     fn has_ended(&self) -> bool {
@@ -434,6 +453,7 @@ impl Running {
     async fn wait(&mut self, stop: &CancellationToken) -> Result<(), End> {
         let deadline = self.deadline();
         let may_read = self.may_read();
+        let is_held_up = self.is_held_up();
         tokio::select! {
             biased;
             () = stop.cancelled(), if !self.stopping => {
@@ -448,9 +468,10 @@ impl Running {
                 }
             }
             () = until_ready(&mut self.ready), if self.ready.is_some() => {
-                self.ready = None;
+                (self.ready, self.pausing) = (None, false);
                 self.on_ready();
             }
+            () = self.standing.turn(), if is_held_up => {}
             changed = self.durable_end.changed(), if may_read => {
                 changed.map_err(|_| LogError::Gone("the queue is closed".to_owned()))?;
             }

@@ -42,7 +42,7 @@ impl StoreLogs {
             let append = Append {
                 queues: vec![AppendTo { queue: id.clone(), ttl_secs: entry.ttl_secs }],
                 payload: entry.payload,
-                received: entry.received,
+                since: entry.since,
                 class: AppendClass::Internal,
                 receipt: ReceiptTo::new(tag as u64, to.clone(), &chain),
             };
@@ -107,15 +107,20 @@ impl Logs for StoreLogs {
     }
 
     fn delete_if_empty<'a>(&'a self, id: &'a QueueId) -> BoxFuture<'a, Result<bool, LogError>> {
-        async move { Ok(self.store.queue(id).await?.delete_if_empty().await?) }.boxed()
+        async move {
+            match self.store.existing_queue(id).await? {
+                Some(queue) => Ok(queue.delete_if_empty().await?),
+                None => Ok(true),
+            }
+        }
+        .boxed()
     }
 
     fn side_queues(&self, main: &QueueId) -> Vec<QueueId> {
         let queues = self.store.queues();
         let queues = queues.borrow();
-        let ours = |id: &&QueueId| {
-            id.lane.is_some() && id.endpoint == main.endpoint && id.priority == main.priority
-        };
+        let ours =
+            |id: &&QueueId| id.lane.is_some() && QueueId { lane: None, ..(*id).clone() } == *main;
         queues.iter().filter(ours).cloned().collect()
     }
 }
@@ -136,6 +141,10 @@ impl Log for Queue {
         bytes_max: usize,
     ) -> BoxFuture<'_, Result<Chunk, LogError>> {
         async move { Ok(Queue::read(self, from, records_max, bytes_max).await?) }.boxed()
+    }
+
+    fn take_over(&self, below: Offset) -> Offset {
+        Queue::take_over(self, below)
     }
 
     fn settle(&self, below: Offset) {
@@ -187,7 +196,7 @@ mod tests {
     use crate::pump::backoff::Backoff;
     use crate::pump::deadletter::DeadLetterQueue;
     use crate::pump::double::{Answer, Scripted, main_queue, message};
-    use crate::pump::{Config, Pump};
+    use crate::pump::{Config, Pump, Target};
     use crate::store::{self, RealDisk};
 
     fn open(dir: &Path) -> Arc<StoreLogs> {
@@ -212,15 +221,11 @@ mod tests {
         let dead = Arc::new(DeadLetterQueue::new(Arc::clone(&logs)));
         let metrics = Metrics::new("hub", "edge");
         let hub = Arc::clone(hub) as Arc<dyn crate::deliver::Deliver>;
-        Pump::new(logs, main_queue(), hub, dead, metrics, clock::system(), config)
+        Pump::new(logs, main_queue(), Target::new(hub), dead, metrics, clock::system(), config)
     }
 
     async fn publish(logs: &StoreLogs, sender: &str, numbers: std::ops::Range<u64>) {
-        let entry = |n| Entry {
-            payload: message(sender, n, 1),
-            received: clock::UnixMillis(1_700_000_000_000),
-            ttl_secs: 0,
-        };
+        let entry = |n| Entry { payload: message(sender, n, 1), since: None, ttl_secs: 0 };
         let count = usize::try_from(numbers.end - numbers.start).unwrap();
         let appended = logs.append(&main_queue(), numbers.map(entry).collect()).await;
         assert_eq!(appended, Appended { durable: count, result: Ok(()) });
@@ -287,6 +292,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_side_queue_that_is_gone_is_not_made_again_by_a_look_at_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let logs = open(dir.path());
+        let live = QueueId { live: true, ..main_queue() };
+        let (side, live_side) = (main_queue().with_lane("a"), live.with_lane("a"));
+        assert!(logs.store.existing_queue(&side).await.unwrap().is_none());
+        assert_eq!(logs.delete_if_empty(&side).await, Ok(true));
+        assert!(logs.store.queues().borrow().is_empty());
+        // A live queue's side queue is another one's.
+        logs.open(&live_side).await.unwrap();
+        assert!(logs.store.existing_queue(&live_side).await.unwrap().is_some());
+        assert_eq!(logs.side_queues(&live), std::slice::from_ref(&live_side));
+        assert!(logs.side_queues(&main_queue()).is_empty());
+        assert_eq!(logs.delete_if_empty(&live_side).await, Ok(true));
+        assert!(logs.store.existing_queue(&live_side).await.unwrap().is_none());
+        assert!(logs.store.queues().borrow().is_empty());
+    }
+
+    #[tokio::test]
     async fn a_closed_store_ends_the_pump() {
         let dir = tempfile::tempdir().unwrap();
         let hub = Scripted::new(|_, _| Answer::retry().after(Duration::ZERO));
@@ -298,5 +322,74 @@ mod tests {
         let ended = pump(&logs, &hub).run(CancellationToken::new()).await;
         assert!(ended.is_err());
         assert_eq!(queue.messages(), 3);
+    }
+
+    /// How many messages the pump has counted as dropped for want of room.
+    fn dropped(metrics: &Metrics) -> u64 {
+        let text = metrics.render();
+        let ours = text.lines().filter(|line| {
+            line.starts_with("edgehub_messages_dropped_total") && line.contains("\"store_full\"")
+        });
+        ours.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64).sum()
+    }
+
+    /// One sender hangs at the head while others are delivered behind it; then the store drops what is oldest, of what the
+    /// pump has read and of what it has not. Each message is delivered or counted as dropped: by one of the two, once.
+    #[tokio::test]
+    async fn what_the_store_drops_is_counted_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = store::Limits {
+            budget_bytes: Some(4 << 20),
+            when_full: store::WhenFull::DropOldest,
+            ..store::Limits::default()
+        };
+        let config = store::Config { limits, ..store::Config::new(dir.path()) };
+        let (store, _) = Store::open(config, Arc::new(RealDisk), clock::system()).unwrap();
+        let logs = Arc::new(StoreLogs::new(Arc::new(store)));
+        let hub = Scripted::new(|sender, _| match sender {
+            "a" => Answer::delivered().after(Duration::from_secs(2)),
+            _ => Answer::delivered().after(Duration::ZERO),
+        });
+        publish(&logs, "a", 0..1).await;
+        publish(&logs, "b", 0..1000).await;
+        let pump = pump(&logs, &hub);
+        let metrics = Arc::clone(&pump.metrics);
+        let stop = CancellationToken::new();
+        let run = tokio_util::task::TaskTracker::new().spawn(pump.run(stop.clone()));
+        while hub.kept_of("b").len() < 50 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        let (to, mut receipts) = mpsc::channel(1);
+        for n in 0..1000 {
+            let append = Append {
+                queues: vec![AppendTo { queue: main_queue(), ttl_secs: 0 }],
+                payload: message("b", 1000 + n, 10_000),
+                since: None,
+                class: AppendClass::Ingress,
+                receipt: ReceiptTo::new(n, to.clone(), &AppendChain::new()),
+            };
+            logs.appender.append(append).await.unwrap();
+            receipts.recv().await.unwrap().result.unwrap();
+        }
+        let (mut told, mut stored) = (logs.store.removed().unwrap(), 0);
+        let mut counted = || {
+            while let Ok(removed) = told.try_recv() {
+                stored += removed.records - removed.with_reader;
+            }
+            let kept = hub.kept_of("a").len() + hub.kept_of("b").len();
+            (kept as u64 + dropped(&metrics) + stored, stored)
+        };
+        let queue = logs.store.queue(&main_queue()).await.unwrap();
+        let all = async {
+            while queue.messages() > 0 || counted().0 < 2001 {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        let ended = tokio::time::timeout(Duration::from_secs(60), all).await;
+        assert!(ended.is_ok(), "some are counted by nobody");
+        stop.cancel();
+        run.await.unwrap().unwrap();
+        assert_eq!(counted().0, 2001);
+        assert!(counted().1 > 0, "the store has dropped");
     }
 }

@@ -13,8 +13,8 @@ use super::double::{Answer, MemoryLogs, Scripted, main_queue, message};
 use super::log::Logs;
 use super::store_logs::StoreLogs;
 use super::tests::{S, all, drained, run_for, small};
-use super::{Config, Pump};
-use crate::clock::{self, UnixMillis};
+use super::{Config, Pump, Target};
+use crate::clock;
 use crate::deliver::{Deliver, Outcome};
 use crate::metrics::Metrics;
 use crate::store::sim::SimDisk;
@@ -71,7 +71,7 @@ impl Devices {
         let append = Append {
             queues: vec![AppendTo { queue: main_queue(), ttl_secs: 0 }],
             payload: message(sender, n, 1000),
-            received: UnixMillis(1_700_000_000_000),
+            since: None,
             class: AppendClass::Ingress,
             receipt: ReceiptTo::new(n, self.to.clone(), &AppendChain::new()),
         };
@@ -109,7 +109,7 @@ impl Devices {
         Pump::new(
             logs,
             main_queue(),
-            hub,
+            Target::new(hub),
             dead,
             Metrics::new("hub", "edge"),
             clock::system(),

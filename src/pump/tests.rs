@@ -11,7 +11,6 @@ use super::deadletter::{DeadLetter, DeadLetterQueue};
 use super::double::{Answer, MemoryLogs, Scripted, TokioClock, main_queue};
 use super::log::Entry;
 use super::*;
-use crate::clock::UnixMillis;
 use crate::deliver::Outcome;
 
 pub(super) const S: Duration = Duration::from_secs(1);
@@ -21,13 +20,24 @@ pub(super) fn small() -> Config {
 }
 
 pub(super) fn pump(logs: &Arc<MemoryLogs>, endpoint: &Arc<Scripted>, config: &Config) -> Pump {
+    let target = Target::new(Arc::clone(endpoint) as Arc<dyn Deliver>);
+    pump_of(logs, main_queue(), target, Metrics::new("hub", "edge"), config)
+}
+
+pub(super) fn pump_of(
+    logs: &Arc<MemoryLogs>,
+    queue: QueueId,
+    target: Target,
+    metrics: Arc<Metrics>,
+    config: &Config,
+) -> Pump {
     let dead = Arc::new(DeadLetterQueue::new(Arc::clone(logs) as Arc<dyn Logs>));
     Pump::new(
         Arc::clone(logs) as Arc<dyn Logs>,
-        main_queue(),
-        Arc::clone(endpoint) as Arc<dyn Deliver>,
+        queue,
+        target,
         dead,
-        Metrics::new("hub", "edge"),
+        metrics,
         Arc::new(TokioClock),
         config.clone(),
     )
@@ -40,11 +50,23 @@ pub(super) fn run_for(
     config: &Config,
     time: Duration,
 ) -> impl Future<Output = ()> + use<> {
-    let pump = pump(logs, endpoint, config);
-    async move {
-        let ended = tokio::time::timeout(time, pump.run(CancellationToken::new())).await;
-        assert!(ended.is_err(), "a pump does not end by itself");
-    }
+    crash_after(time, pump(logs, endpoint, config))
+}
+
+/// Runs `pump` for `time`, then drops it.
+pub(super) async fn crash_after(time: Duration, pump: Pump) {
+    let ended = tokio::time::timeout(time, pump.run(CancellationToken::new())).await;
+    assert!(ended.is_err(), "a pump does not end by itself");
+}
+
+/// How many messages `metrics` has counted as expired.
+pub(super) fn expired(metrics: &Metrics) -> u64 {
+    let text = metrics.render();
+    let ours = |line: &&str| {
+        line.starts_with("edgehub_messages_dropped_total") && line.contains("\"ttl_expiry\"")
+    };
+    let value = |line: &str| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64;
+    text.lines().filter(ours).map(value).sum()
 }
 
 pub(super) fn drained(logs: &MemoryLogs) -> bool {
@@ -53,7 +75,7 @@ pub(super) fn drained(logs: &MemoryLogs) -> bool {
 
 pub(super) fn letters(logs: &MemoryLogs) -> Vec<DeadLetter> {
     let records = logs.queue(&DeadLetterQueue::id()).payloads();
-    records.into_iter().map(|r| DeadLetter::decode(r, UnixMillis(0)).unwrap()).collect()
+    records.into_iter().map(|r| DeadLetter::decode(r).unwrap()).collect()
 }
 
 pub(super) fn all(n: u64) -> Vec<u64> {
@@ -371,7 +393,7 @@ async fn a_bad_message_in_a_side_queue_is_cornered_there() {
     let logs = Arc::new(MemoryLogs::default());
     let hub = Scripted::new(|_, _| Answer::retry());
     (0..40).for_each(|n| logs.publish("a", n));
-    let garbage = Entry { payload: "\u{1}?".into(), received: UnixMillis(0), ttl_secs: 0 };
+    let garbage = Entry { payload: "\u{1}?".into(), since: None, ttl_secs: 0 };
     run_for(&logs, &hub, &small(), 120 * S).await;
     logs.side("a").unwrap().push(garbage);
     (40..60).for_each(|n| logs.publish("a", n));

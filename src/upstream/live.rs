@@ -127,6 +127,8 @@ impl Live {
     /// link that had been idle turned out to be gone.
     async fn deliver_here(self: &Arc<Self>, sender: &Identity, batch: &[Message]) -> Outcome {
         let slot = self.slot(sender);
+        // A delivery of the same sender out of another queue waits here until this one is answered: batches do not mix, and no
+        // time limit runs meanwhile. Between queues no order is promised.
         let mut state = slot.link.lock().await;
         let was_open = matches!(*state, LinkState::Open(_));
         match self.attempt(sender, batch, &slot, &mut state, false).await {

@@ -97,6 +97,27 @@ async fn a_batch_above_256_kib_goes_in_several_transfers_in_order() {
     lab.end().await;
 }
 
+/// The pumps of two queues may each have a delivery of one sender under way: they come one after the other, over one link.
+#[tokio::test]
+async fn two_deliveries_of_one_sender_do_not_mix() {
+    let lab = Lab::start().await;
+    let d1 = device("d1");
+    let batch = |numbers: std::ops::Range<u64>| -> Vec<_> {
+        numbers.map(|n| message(&d1, n, vec![0; 100_000])).collect()
+    };
+    let (first, second) = (batch(0..7), batch(7..14));
+    let outcomes = tokio::join!(lab.deliver(&d1, &first), lab.deliver(&d1, &second));
+    assert_eq!(outcomes, (Outcome::Delivered, Outcome::Delivered));
+    let got: Vec<_> =
+        lab.hub.messages().iter().map(|m| m.application_properties["seq"].clone()).collect();
+    let in_order = |range: std::ops::Range<u64>| range.map(|n| Some(n.to_string()));
+    let want: [Vec<_>; 2] =
+        [in_order(0..14).collect(), in_order(7..14).chain(in_order(0..7)).collect()];
+    assert!(want.contains(&got), "{got:?}");
+    assert_eq!(lab.upstream.links_open(), 1);
+    lab.end().await;
+}
+
 #[tokio::test]
 async fn a_message_above_256_kib_is_rejected_without_troubling_the_hub() {
     let lab = Lab::start().await;
