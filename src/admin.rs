@@ -1,4 +1,14 @@
-//! The administrator's door: `GET /metrics` (Prometheus text) and `GET /healthz`.
+//! The administrator's door: `GET /metrics` (Prometheus text), `GET /healthz` and `GET /queues`.
+//!
+//! `/queues` answers [`Queues`] as JSON, or 503 until there is a first sample: what waits, how fast it comes and goes (mean
+//! of about a minute), and how long that can go on. A `null` is what is not known or will not happen.
+//!
+//! ```text
+//! {"queues": [{"endpoint": "iothub", "priority": 10, "live": false, "lane": null, "messages": 5, "bytes": 500,
+//!              "oldestAgeSecs": 12, "inPerSec": 1.0, "outPerSec": 0.5, "bytesInPerSec": 100.0, "bytesOutPerSec": 50.0}],
+//!  "store": {"usedBytes": 4194304, "limitBytes": 1073741824, "whenFull": "reject", "budgetLastsSecs": 3600,
+//!            "firstDropSecs": 3600, "firstDropWhy": "budget"}}
+//! ```
 //!
 //! Owns: the HTTP answers. Plain HTTP as the reference's (`edgehub.md` 10); it gives away no secrets and takes no
 //! commands. Must not know: what healthy means (a closure tells), configuration.
@@ -19,6 +29,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::serve::Listener;
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
@@ -40,6 +51,8 @@ const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub struct Health {
     /// Why not, in plain words; empty = healthy.
     pub reasons: Vec<String>,
+    /// What a person should look at although the gateway does its job.
+    pub warnings: Vec<String>,
 }
 
 impl Health {
@@ -50,15 +63,79 @@ impl Health {
 
     /// Not healthy.
     pub fn failing(reasons: Vec<String>) -> Self {
-        Self { reasons }
+        Self { reasons, ..Self::default() }
+    }
+
+    /// Healthy, with something to look at.
+    pub fn warning(warnings: Vec<String>) -> Self {
+        Self { warnings, ..Self::default() }
     }
 }
+
+/// All queues and the store: the answer of `/queues`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Queues {
+    /// By endpoint, priority, class and lane.
+    pub queues: Vec<QueueStatus>,
+    /// All together.
+    pub store: StoreStatus,
+}
+
+/// One queue.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct QueueStatus {
+    /// What it feeds: `iothub`, `deadletter`, `<edge>/<module>/<input>`.
+    pub endpoint: String,
+    /// 0 (first) to 9, 10 where a route gives none.
+    pub priority: u8,
+    /// Whether it holds the fresh messages of live-first routes.
+    pub live: bool,
+    /// The parked sender whose side queue it is.
+    pub lane: Option<String>,
+    /// Messages that wait.
+    pub messages: u64,
+    /// Their stored bytes.
+    pub bytes: u64,
+    /// How long the oldest one waits, in the store's own time.
+    pub oldest_age_secs: Option<u64>,
+    /// Messages that come.
+    pub in_per_sec: f64,
+    /// Messages that go: delivered, expired or dropped.
+    pub out_per_sec: f64,
+    /// Bytes that come.
+    pub bytes_in_per_sec: f64,
+    /// Bytes that go.
+    pub bytes_out_per_sec: f64,
+}
+
+/// The store as a whole.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StoreStatus {
+    /// Bytes of its files.
+    pub used_bytes: u64,
+    /// Where it is full.
+    pub limit_bytes: Option<u64>,
+    /// `reject` or `drop_oldest`.
+    pub when_full: String,
+    /// When it is full if it grows on like this; `None` = it does not grow.
+    pub budget_lasts_secs: Option<u64>,
+    /// When the first message is dropped (or refused) if all goes on like this; `None` = none is.
+    pub first_drop_secs: Option<u64>,
+    /// `budget` or `ttl`.
+    pub first_drop_why: Option<String>,
+}
+
+/// What tells of the queues; `None` until there is something to tell.
+type TellQueues = dyn Fn() -> Option<Arc<Queues>> + Send + Sync;
 
 /// What the answers are made from. Cheap to clone.
 #[derive(Clone)]
 pub struct Admin {
     metrics: Arc<Metrics>,
     health: Arc<dyn Fn() -> Health + Send + Sync>,
+    queues: Arc<TellQueues>,
     scrape: Arc<Mutex<()>>,
     suffix: Arc<str>,
 }
@@ -71,20 +148,23 @@ impl fmt::Debug for Admin {
 
 impl Admin {
     /// `suffix` is the path of the metrics without the leading slash (`metrics`), of unreserved characters and `/`;
-    /// `health` is asked at each `/healthz` and must not wait.
+    /// `health` is asked at each `/healthz`, `queues` at each `/queues`; neither may wait.
     pub fn new(
         metrics: Arc<Metrics>,
         suffix: &str,
         health: impl Fn() -> Health + Send + Sync + 'static,
+        queues: impl Fn() -> Option<Arc<Queues>> + Send + Sync + 'static,
     ) -> Self {
         let suffix = suffix.trim_matches('/').into();
-        Self { metrics, health: Arc::new(health), scrape: Arc::default(), suffix }
+        let (health, queues) = (Arc::new(health), Arc::new(queues));
+        Self { metrics, health, queues, scrape: Arc::default(), suffix }
     }
 
     /// The routes.
     pub fn router(self) -> Router {
-        let mut router = Router::new().route("/healthz", get(healthz));
-        if &*self.suffix != "healthz" {
+        let mut router =
+            Router::new().route("/healthz", get(healthz)).route("/queues", get(queues));
+        if !["healthz", "queues"].contains(&&*self.suffix) {
             router = router.route(&format!("/{}", self.suffix), get(metrics));
         }
         router.with_state(self)
@@ -182,14 +262,25 @@ async fn metrics(State(admin): State<Admin>) -> Response {
 }
 
 async fn healthz(State(admin): State<Admin>) -> Response {
-    let Health { reasons } = (admin.health)();
+    let Health { reasons, warnings } = (admin.health)();
     let (code, status) = if reasons.is_empty() {
         (StatusCode::OK, "ok")
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "failing")
     };
-    let body = serde_json::json!({ "status": status, "reasons": reasons });
+    let mut body = serde_json::json!({ "status": status, "reasons": reasons });
+    if !warnings.is_empty() {
+        body["warnings"] = warnings.into();
+    }
     (code, axum::Json(body)).into_response()
+}
+
+async fn queues(State(admin): State<Admin>) -> Response {
+    match (admin.queues)() {
+        Some(queues) => axum::Json(&*queues).into_response(),
+        None => (StatusCode::SERVICE_UNAVAILABLE, "no sample yet: ask again in a second")
+            .into_response(),
+    }
 }
 
 #[cfg(test)]
@@ -214,13 +305,14 @@ mod tests {
         let (metrics, stop) = (Metrics::new("hub", "edge"), CancellationToken::new());
         let healthy = Arc::new(AtomicBool::new(true));
         let asked = Arc::clone(&healthy);
-        let admin = Admin::new(Arc::clone(&metrics), suffix, move || {
+        let health = move || {
             if asked.load(Ordering::Relaxed) {
                 Health::ok()
             } else {
                 Health::failing(vec!["the store is \"poisoned\"".to_owned()])
             }
-        });
+        };
+        let admin = Admin::new(Arc::clone(&metrics), suffix, health, || None);
         let mut tasks = tokio::task::JoinSet::new();
         tasks.spawn(serve(listener, admin, stop.clone()));
         Running { at, stop, healthy, metrics, tasks }
@@ -260,6 +352,64 @@ mod tests {
         assert!(get(running.at, "/").await.starts_with("HTTP/1.1 404"));
         running.stop.cancel();
         assert!(running.tasks.join_next().await.unwrap().unwrap().is_ok());
+    }
+
+    fn status(lane: Option<&str>) -> Queues {
+        let queue = QueueStatus {
+            endpoint: "iothub".into(),
+            priority: 10,
+            live: true,
+            lane: lane.map(str::to_owned),
+            messages: 5,
+            bytes: 500,
+            oldest_age_secs: Some(12),
+            in_per_sec: 1.0,
+            out_per_sec: 0.5,
+            bytes_in_per_sec: 100.0,
+            bytes_out_per_sec: 50.0,
+        };
+        let store = StoreStatus {
+            used_bytes: 1,
+            limit_bytes: None,
+            when_full: "reject".into(),
+            budget_lasts_secs: None,
+            first_drop_secs: Some(7),
+            first_drop_why: Some("ttl".into()),
+        };
+        Queues { queues: vec![queue], store }
+    }
+
+    #[tokio::test]
+    async fn the_queues_are_told_by_the_names_that_are_documented() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let told: Arc<std::sync::Mutex<Option<Arc<Queues>>>> = Arc::default();
+        let tell = Arc::clone(&told);
+        let warning = || Health::warning(vec!["store full: refusing".to_owned()]);
+        let admin = Admin::new(Metrics::new("hub", "edge"), "metrics", warning, move || {
+            tell.lock().unwrap().clone()
+        });
+        let stop = CancellationToken::new();
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(serve(listener, admin, stop.clone()));
+        assert!(get(at, "/queues").await.starts_with("HTTP/1.1 503"));
+        *told.lock().unwrap() = Some(Arc::new(status(Some("d1"))));
+        let answer = get(at, "/queues").await;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        assert_eq!(
+            body,
+            r#"{"queues":[{"endpoint":"iothub","priority":10,"live":true,"lane":"d1","messages":5,"bytes":500,"oldestAgeSecs":12,"inPerSec":1.0,"outPerSec":0.5,"bytesInPerSec":100.0,"bytesOutPerSec":50.0}],"store":{"usedBytes":1,"limitBytes":null,"whenFull":"reject","budgetLastsSecs":null,"firstDropSecs":7,"firstDropWhy":"ttl"}}"#
+        );
+        assert_eq!(serde_json::from_str::<Queues>(body).unwrap(), status(Some("d1")));
+        let answer = get(at, "/healthz").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "a full store is no failure: {answer}");
+        assert!(
+            answer.ends_with(r#"{"reasons":[],"status":"ok","warnings":["store full: refusing"]}"#),
+            "{answer}"
+        );
+        stop.cancel();
+        assert!(tasks.join_next().await.unwrap().unwrap().is_ok());
     }
 
     #[tokio::test]

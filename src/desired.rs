@@ -5,6 +5,9 @@
 //! refused with every problem found, each with what to do. Nothing is fetched or kept here.
 //! Must not know: the routing language (`route` compiles the texts), where a document comes from, the upstream.
 //!
+//! Extensions, which the reference ignores: `liveFirst` of `storeAndForwardConfiguration` and of a route (see
+//! [`crate::route`]).
+//!
 //! On purpose different from the reference: a time to live of 0 (or none inside `storeAndForwardConfiguration`) does not
 //! expire every message at once but means [`TTL_DEFAULT_SECS`], with a warning; one bad route does not refuse the rest.
 
@@ -14,10 +17,16 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use crate::identity::DeviceId;
-use crate::route::{CompileError, RefusedRoute, RouteSpec, RouteTable};
+use crate::route::{CompileError, Global, RefusedRoute, RouteSpec, RouteTable};
 
 /// The time to live of Azure's deployment templates, in seconds.
 pub const TTL_DEFAULT_SECS: u32 = 7200;
+
+/// The least size of a store, in bytes: one segment. Below it nothing useful can be kept.
+pub const STORE_BYTES_MIN: u64 = 4 << 20;
+
+/// What a route may say.
+const ROUTE_KEYS: [&str; 4] = ["route", "priority", "timeToLiveSecs", "liveFirst"];
 
 /// The route that serves when there is no document.
 pub const DEFAULT_ROUTE: &str = "FROM /messages/* INTO $upstream";
@@ -38,6 +47,9 @@ pub struct Desired {
     pub ttl_secs: u32,
     /// Most bytes that the store may take; `None` = the document does not say.
     pub store_bytes_max: Option<u64>,
+    /// Whether fresh messages may pass the backlog, where a route does not say (see [`crate::route`]); `None` = the document
+    /// does not say. An extension: the reference ignores it.
+    pub live_first: Option<bool>,
     /// What is accepted but not done as written, with what to do.
     pub warnings: Vec<String>,
 }
@@ -66,6 +78,7 @@ impl Desired {
             text: DEFAULT_ROUTE.to_owned(),
             priority: None,
             ttl_secs: 0,
+            live_first: None,
         };
         Self {
             version: None,
@@ -73,6 +86,7 @@ impl Desired {
             refused: Vec::new(),
             ttl_secs,
             store_bytes_max: None,
+            live_first: None,
             warnings: Vec::new(),
         }
     }
@@ -87,10 +101,12 @@ impl Desired {
         Self::parse(&text)
     }
 
-    /// Compiles the routes for the edge device `edge`. The list holds every route that was set aside, whether its
-    /// entry or its text is at fault.
-    pub fn compile(&self, edge: &DeviceId) -> (RouteTable, Vec<RefusedRoute>) {
-        let (table, refused) = RouteTable::compile(edge, &self.routes, self.ttl_secs);
+    /// Compiles the routes for the edge device `edge`; `live_first` counts where neither the document nor a route says. The
+    /// list holds every route that was set aside, whether its entry or its text is at fault.
+    pub fn compile(&self, edge: &DeviceId, live_first: bool) -> (RouteTable, Vec<RefusedRoute>) {
+        let live_first = self.live_first.unwrap_or(live_first);
+        let global = Global { ttl_secs: self.ttl_secs, live_first };
+        let (table, refused) = RouteTable::compile(edge, &self.routes, global);
         (table, self.refused.iter().cloned().chain(refused).collect())
     }
 
@@ -147,6 +163,14 @@ fn kind(value: &Value) -> &'static str {
     }
 }
 
+/// What `storeAndForwardConfiguration` says, the time to live in our form.
+#[derive(Default)]
+struct StoreAndForward {
+    ttl_secs: u32,
+    store_bytes_max: Option<u64>,
+    live_first: Option<bool>,
+}
+
 /// Collects what is wrong while reading.
 #[derive(Default)]
 struct Reader {
@@ -171,7 +195,8 @@ impl Reader {
                 Vec::new()
             }
         };
-        let (ttl_secs, store_bytes_max) = self.store_and_forward(document, minor);
+        let StoreAndForward { ttl_secs, store_bytes_max, live_first } =
+            self.store_and_forward(document, minor);
         for (key, min) in [("mqttBroker", 2), ("integrity", 3)] {
             if present(document, key).is_some() {
                 let early =
@@ -190,7 +215,7 @@ impl Reader {
         }
         let version = document.get("$version").and_then(Value::as_u64);
         let (refused, warnings) = (self.refused, self.warnings);
-        Ok(Desired { version, routes, refused, ttl_secs, store_bytes_max, warnings })
+        Ok(Desired { version, routes, refused, ttl_secs, store_bytes_max, live_first, warnings })
     }
 
     fn problem(&mut self, problem: String) {
@@ -248,10 +273,10 @@ impl Reader {
         minor: u32,
     ) -> Result<Option<RouteSpec>, (String, &'static str)> {
         let no_text = || ("the route has no text".to_owned(), "write FROM ... INTO ...");
-        let (text, priority, ttl_secs) = match entry {
+        let (text, priority, ttl_secs, live_first) = match entry {
             // A null in a twin deletes the key.
             Value::Null => return Ok(None),
-            Value::String(text) => (text, None, 0),
+            Value::String(text) => (text, None, 0, None),
             Value::Object(_) if minor == 0 => {
                 let what =
                     "a route of schema version 1.0 is a string, this is an object".to_owned();
@@ -261,7 +286,8 @@ impl Reader {
                 let Some(Value::String(text)) = object.get("route") else {
                     return Err(no_text());
                 };
-                (text, priority(object)?, self.route_ttl(object)?)
+                self.unknown(&format!("route {name:?}"), object, &ROUTE_KEYS);
+                (text, priority(object)?, route_ttl(object)?, live_first(object)?)
             }
             other => {
                 return Err((
@@ -276,39 +302,56 @@ impl Reader {
         if minor >= 1 && name.trim().is_empty() {
             return Err(("the route's name is blank".to_owned(), "name it"));
         }
-        Ok(Some(RouteSpec { name: name.to_owned(), text: text.clone(), priority, ttl_secs }))
+        Ok(Some(RouteSpec {
+            name: name.to_owned(),
+            text: text.clone(),
+            priority,
+            ttl_secs,
+            live_first,
+        }))
     }
 
-    fn route_ttl(&mut self, object: &Map<String, Value>) -> Result<u32, (String, &'static str)> {
-        let Some(value) = present(object, "timeToLiveSecs") else {
-            return Ok(0);
-        };
-        value.as_u64().and_then(|secs| u32::try_from(secs).ok()).ok_or_else(|| {
-            let what = format!("timeToLiveSecs is {value}");
-            (what, "write seconds, 0 to 4294967295; 0 means the global time to live")
-        })
-    }
-
-    /// Global time to live in our form, and the store's limit.
-    fn store_and_forward(
-        &mut self,
-        document: &Map<String, Value>,
-        minor: u32,
-    ) -> (u32, Option<u64>) {
+    fn store_and_forward(&mut self, document: &Map<String, Value>, minor: u32) -> StoreAndForward {
         const KEY: &str = "storeAndForwardConfiguration";
         let section = match present(document, KEY) {
             Some(Value::Object(section)) => section,
             Some(other) => {
                 self.problem(format!("{KEY} is {}: write an object", kind(other)));
-                return (0, None);
+                return StoreAndForward::default();
             }
-            None if minor == 0 => return (0, None),
+            None if minor == 0 => return StoreAndForward::default(),
             None => {
                 self.problem(format!("{KEY} is missing: add {{\"timeToLiveSecs\": 7200}}"));
-                return (0, None);
+                return StoreAndForward::default();
             }
         };
-        (self.global_ttl(section), self.store_limit(section))
+        self.unknown(KEY, section, &["timeToLiveSecs", "storeLimits", "liveFirst"]);
+        StoreAndForward {
+            ttl_secs: self.global_ttl(section),
+            store_bytes_max: self.store_limit(section),
+            live_first: self.global_live_first(section),
+        }
+    }
+
+    /// A slip in a key would else be without effect and without a word.
+    fn unknown(&mut self, part: &str, object: &Map<String, Value>, known: &[&str]) {
+        // A null deletes the key.
+        let unknown =
+            object.iter().filter(|(key, value)| !value.is_null() && !known.contains(&key.as_str()));
+        for (key, _) in unknown {
+            let known = known.join(", ");
+            self.warnings.push(format!(
+                "{part}: {key:?} is not known and has no effect: correct it or take it out; known are {known}"
+            ));
+        }
+    }
+
+    fn global_live_first(&mut self, section: &Map<String, Value>) -> Option<bool> {
+        let value = present(section, "liveFirst")?;
+        if !value.is_boolean() {
+            self.problem(format!("liveFirst is {value}: write true or false"));
+        }
+        value.as_bool()
     }
 
     fn global_ttl(&mut self, section: &Map<String, Value>) -> u32 {
@@ -343,17 +386,32 @@ impl Reader {
             self.problem(format!("storeLimits is {}: write an object", kind(limits)));
             return None;
         };
+        self.unknown("storeLimits", limits, &["maxSizeBytes"]);
         let bytes = present(limits, "maxSizeBytes")?;
         match bytes.as_i64() {
-            Some(n) if n > 0 => u64::try_from(n).ok(),
+            Some(n) if n > 0 => {
+                let asked = n.unsigned_abs();
+                if asked < STORE_BYTES_MIN {
+                    self.warnings.push(format!(
+                        "storeLimits.maxSizeBytes is {bytes}, too small for a store: {STORE_BYTES_MIN} is used; write that \
+                         or more"
+                    ));
+                }
+                Some(asked.max(STORE_BYTES_MIN))
+            }
             Some(_) => {
                 self.warnings.push(format!(
-                    "storeLimits.maxSizeBytes is {bytes}: no limit is taken from it"
+                    "storeLimits.maxSizeBytes is {bytes}: no limit is taken from it; write {STORE_BYTES_MIN} bytes or more, \
+                     or leave it out"
                 ));
                 None
             }
             None => {
-                self.problem(format!("storeLimits.maxSizeBytes is {bytes}: write whole bytes"));
+                let what = if bytes.is_u64() { "more than any volume has" } else { "no size" };
+                self.problem(format!(
+                    "storeLimits.maxSizeBytes is {bytes}, {what}: write whole bytes, {STORE_BYTES_MIN} to {}, or leave it out",
+                    i64::MAX
+                ));
                 None
             }
         }
@@ -372,6 +430,24 @@ fn priority(object: &Map<String, Value>) -> Result<Option<u8>, (String, &'static
     match value.as_u64().and_then(|p| u8::try_from(p).ok()) {
         Some(p) if p <= 9 => Ok(Some(p)),
         _ => Err((format!("the priority is {value}"), "write 0 (first) to 9 (last)")),
+    }
+}
+
+fn route_ttl(object: &Map<String, Value>) -> Result<u32, (String, &'static str)> {
+    let Some(value) = present(object, "timeToLiveSecs") else {
+        return Ok(0);
+    };
+    value.as_u64().and_then(|secs| u32::try_from(secs).ok()).ok_or_else(|| {
+        let what = format!("timeToLiveSecs is {value}");
+        (what, "write seconds, 0 to 4294967295; 0 means the global time to live")
+    })
+}
+
+fn live_first(object: &Map<String, Value>) -> Result<Option<bool>, (String, &'static str)> {
+    match present(object, "liveFirst") {
+        None => Ok(None),
+        Some(Value::Bool(live_first)) => Ok(Some(*live_first)),
+        Some(value) => Err((format!("liveFirst is {value}"), "write true or false")),
     }
 }
 

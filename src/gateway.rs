@@ -6,8 +6,12 @@
 //! store, and the admin endpoint last, so that the end can be watched.
 //! Must not know: packets, records, frames.
 
+mod descriptors;
+mod forecast;
+mod live;
 mod prepare;
 mod pumps;
+mod removed;
 mod settings;
 
 use std::io;
@@ -28,19 +32,26 @@ use crate::clock::{SharedClock, UnixMillis};
 use crate::config::{self, Config};
 use crate::front::connection::Front;
 use crate::front::ingest::Ingest;
+use crate::front::live::LiveGate;
 use crate::front::roster::Roster;
 use crate::front::{listener, tls};
 use crate::metrics::Metrics;
 use crate::pump;
+use crate::pump::deadletter::DeadLetterQueue;
+use crate::pump::store_logs::StoreLogs;
+use crate::route::RouteTable;
 use crate::store::disk::RealDisk;
 use crate::store::{self, Health, Store};
 use crate::upstream::Upstream;
 use crate::upstream::refresh::ScopeRefresher;
 use crate::upstream::scope_api::ScopeApi;
 
+use self::forecast::{LastSample, Sampler};
+use self::live::{LIVE_WINDOWS_MAX, LiveWatch};
 use self::prepare::Prepared;
 pub use self::prepare::{Problem, Problems};
-use self::pumps::{Pumps, refresh_gauges};
+use self::pumps::{OpenQueues, Pumps, refresh_gauges};
+use self::removed::RemovedWatch;
 
 /// Docker sends SIGKILL 10 s after SIGTERM: sessions get two of them for their receipts, pumps two for what is under
 /// way, the rest is for farewells and for the store.
@@ -81,8 +92,11 @@ pub struct Gateway {
     metrics_addr: Option<SocketAddr>,
     metrics: Arc<Metrics>,
     store: Arc<Store>,
+    open: Arc<OpenQueues>,
     health: watch::Receiver<Health>,
     failed: watch::Sender<Option<String>>,
+    /// Which queues wait for a newer program.
+    waiting: watch::Sender<Vec<String>>,
     stops: Stops,
     tasks: Tasks,
 }
@@ -111,13 +125,13 @@ impl Gateway {
     /// # Errors
     /// [`StartError`]: nothing is left running.
     pub async fn start(config: Config, clock: SharedClock) -> Result<Self, StartError> {
-        let Prepared { routes, server, bundle, upstream: upstream_config } =
+        let Prepared { routes, store_bytes_max, server, bundle, upstream: upstream_config } =
             Prepared::read(&config, clock.wall())?;
         let (hub, edge) = (&config.connection.host_name, config.connection.device.clone());
         let metrics = Metrics::new(hub, edge.as_str());
 
-        let (store, report) =
-            Store::open(settings::of_store(&config), Arc::new(RealDisk), Arc::clone(&clock))?;
+        let store_config = settings::of_store(&config, store_bytes_max);
+        let (store, report) = Store::open(store_config, Arc::new(RealDisk), Arc::clone(&clock))?;
         report_recovery(&report, &metrics);
         let (stops, tasks) = (Stops::default(), Tasks::default());
         let (scope, scope_saved) = load_scope(&config, &metrics);
@@ -146,14 +160,19 @@ impl Gateway {
             metrics: Arc::clone(&metrics),
             health: store.health(),
             failed: watch::Sender::new(None),
+            waiting: watch::Sender::default(),
             store: Arc::new(store),
+            open: Arc::default(),
             stops,
             tasks,
         };
         gateway.run_upstream(&upstream, &refresher);
-        gateway.run_pumps(Arc::clone(&upstream), Arc::clone(&clock), settings::of_pumps(&config));
+        let live = gateway.run_live(&upstream, &routes, &config);
+        gateway.run_pumps(upstream, Arc::clone(&clock), settings::of_pumps(&config));
+        gateway.run_removed(&clock);
+        let sample = gateway.run_sampler(&config, &clock);
         if let Some(listener) = admin {
-            gateway.run_admin(listener, &config.metrics.suffix);
+            gateway.run_admin(listener, &config.metrics.suffix, sample);
         }
         let authenticator = Authenticator::new(bundle, scope, Arc::clone(&clock));
         let authenticator = Arc::new(authenticator.not_before(scope_saved));
@@ -163,7 +182,7 @@ impl Gateway {
             config: settings::of_connections(&config),
             authenticator: Arc::clone(&authenticator),
             roster: Arc::clone(&roster),
-            ingest: Ingest::new(Arc::new(ArcSwap::from_pointee(routes)), metrics),
+            ingest: Ingest::new(Arc::new(ArcSwap::from_pointee(routes)), live, metrics),
             appender: gateway.store.appender(),
             metrics: Arc::clone(&gateway.metrics),
             clock,
@@ -223,27 +242,80 @@ impl Gateway {
     fn run_pumps(&self, upstream: Arc<Upstream>, clock: SharedClock, config: pump::Config) {
         let pumps = Pumps {
             store: Arc::clone(&self.store),
-            upstream,
+            target: pump::Target::new(upstream),
             metrics: Arc::clone(&self.metrics),
             clock,
             stop: self.stops.pumps.clone(),
             tasks: self.tasks.pumps.clone(),
             config,
             failed: self.failed.clone(),
-            open: Arc::default(),
+            waiting: self.waiting.clone(),
+            open: Arc::clone(&self.open),
         };
-        let (open, stats) = (Arc::clone(&pumps.open), Arc::clone(&self.store));
+        let (open, stats) = (Arc::clone(&self.open), Arc::clone(&self.store));
         self.metrics.on_scrape(move |metrics| refresh_gauges(metrics, &open, &stats));
         self.tasks.pumps.spawn(pumps.run());
     }
 
-    fn run_admin(&self, listener: TcpListener, suffix: &str) {
-        let health = self.health.clone();
-        let state =
-            Admin::new(Arc::clone(&self.metrics), suffix, move || match &*health.borrow() {
-                Health::Healthy => admin::Health::ok(),
-                Health::Poisoned(why) => admin::Health::failing(vec![why.clone()]),
-            });
+    /// The gate of the live-first routes: shut for ever where there are none.
+    fn run_live(
+        &self,
+        upstream: &Arc<Upstream>,
+        routes: &RouteTable,
+        config: &Config,
+    ) -> Arc<LiveGate> {
+        let gate = Arc::new(LiveGate::default());
+        if routes.targets().iter().any(|target| target.live_first) {
+            let watch = LiveWatch {
+                gate: Arc::clone(&gate),
+                open: Arc::clone(&self.open),
+                connected: upstream.connected(),
+                metrics: Arc::clone(&self.metrics),
+                messages_max: LIVE_WINDOWS_MAX * u64::from(config.upstream.window_messages),
+            };
+            self.tasks.upstream.spawn(watch.run(self.stops.upstream.clone()));
+        }
+        gate
+    }
+
+    /// Ends with the upstream's tasks, after the pumps: they may still find messages that cannot be read.
+    fn run_removed(&self, clock: &SharedClock) {
+        let heard = self.store.removed().expect("nobody else asks for it");
+        let logs = Arc::new(StoreLogs::new(Arc::clone(&self.store)));
+        let letters = Arc::new(DeadLetterQueue::new(logs));
+        let watch = RemovedWatch::new(heard, letters, Arc::clone(&self.metrics), Arc::clone(clock));
+        self.tasks.upstream.spawn(watch.run(self.stops.upstream.clone()));
+    }
+
+    fn run_sampler(&self, config: &Config, clock: &SharedClock) -> LastSample {
+        let store = Arc::clone(&self.store);
+        self.metrics.on_scrape(move |metrics| forecast::refresh_gauges(metrics, &store.stats()));
+        let sampler = Sampler::new(
+            Arc::clone(&self.store),
+            Arc::clone(&self.open),
+            config.store.when_full,
+            Arc::clone(&self.metrics),
+            Arc::clone(clock),
+        );
+        let last = sampler.last();
+        self.tasks.upstream.spawn(sampler.run(self.stops.upstream.clone()));
+        last
+    }
+
+    fn run_admin(&self, listener: TcpListener, suffix: &str, sample: LastSample) {
+        let (health, store, last) =
+            (self.health.clone(), Arc::clone(&self.store), Arc::clone(&sample));
+        let waiting = self.waiting.subscribe();
+        let health = move || match &*health.borrow() {
+            Health::Healthy => {
+                let mut warnings = forecast::warnings(&store.stats(), last.load().as_deref());
+                warnings.extend(waiting.borrow().iter().cloned());
+                admin::Health::warning(warnings)
+            }
+            Health::Poisoned(why) => admin::Health::failing(vec![why.clone()]),
+        };
+        let queues = move || sample.load().as_deref().map(|sample| Arc::clone(&sample.queues));
+        let state = Admin::new(Arc::clone(&self.metrics), suffix, health, queues);
         let stop = self.stops.admin.clone();
         self.tasks.admin.spawn(async move {
             if let Err(e) = admin::serve(listener, state, stop).await {
@@ -277,8 +349,9 @@ impl Gateway {
         tls: Arc<rustls::ServerConfig>,
         front: Front,
     ) {
+        let wanted = u64::from(config.mqtt.connections_max);
         let limits = listener::Config {
-            connections_max: config.mqtt.connections_max as usize,
+            connections_max: descriptors::connections(wanted, &self.metrics) as usize,
             handshake_timeout: config.mqtt.handshake_timeout,
         };
         let tls = Arc::new(ArcSwap::new(tls));
@@ -319,6 +392,20 @@ fn report_recovery(report: &store::RecoveryReport, metrics: &Metrics) {
             "damage on disk: {} acknowledged messages cannot be read; the damaged files are kept as {:?}: check the disk",
             report.proven_lost, report.quarantined
         );
+        for store::LostRange { queue, offsets } in &report.lost {
+            error!("lost: {queue}, messages {} to {}", offsets.start.0, offsets.end.0 - 1);
+        }
+    }
+    if report.nameless > 0 {
+        metrics.counted("store_recovery", "name_lost");
+        error!(
+            "the names of {} queues are damaged: their messages wait until a message for the same queue comes; check the disk",
+            report.nameless
+        );
+    }
+    if report.clock_lost {
+        // The store has told what that means.
+        metrics.counted("store_recovery", "clock_lost");
     }
     if report.checkpoints_lost > 0 {
         metrics.counted("store_recovery", "checkpoint_lost");

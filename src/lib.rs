@@ -50,6 +50,7 @@ pub mod upstream;
 // The slow plane and the assembly.
 pub mod admin;
 pub mod certs;
+pub mod command;
 pub mod config;
 pub mod desired;
 pub mod gateway;

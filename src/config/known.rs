@@ -13,6 +13,7 @@ const DAEMON: &str =
     "not honoured yet: the IoT Edge daemon is not asked; use IotHubConnectionString";
 const OTHER_FRONT: &str = "there is no AMQP or HTTPS front end yet, only MQTT";
 const TESTS: &str = "a test switch of the reference";
+const CLEANUP: &str = "what is settled or expired is freed within seconds";
 const SHUTDOWN: &str = "shutdown is bounded by design";
 const AUTH: &str = "clients are always checked against the scope";
 
@@ -41,14 +42,8 @@ pub(super) const IGNORED: &[(&str, &str)] = &[
     ("enablenonpersistentstoragebackup", DURABLE),
     ("backupfolder", DURABLE),
     ("messageacktimeoutsecs", "module inputs are not served yet"),
-    (
-        "messagecleanupintervalsecs",
-        "time to live is not enforced yet; settled segments are freed at once",
-    ),
-    (
-        "checkentirequeueoncleanup",
-        "time to live is not enforced yet; settled segments are freed at once",
-    ),
+    ("messagecleanupintervalsecs", CLEANUP),
+    ("checkentirequeueoncleanup", CLEANUP),
     (
         "closecloudconnectionondevicedisconnect",
         "links close when idle: queued messages may still need them",

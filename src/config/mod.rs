@@ -11,6 +11,7 @@
 //! silent default.
 
 mod known;
+mod place;
 mod reader;
 mod settings;
 mod table;
@@ -23,7 +24,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use place::{Place, QUEUES_FOLDER};
+
 use crate::iothub::connection_string::ConnectionString;
+use crate::store::WhenFull;
 
 /// Where settings come from.
 pub trait Env {
@@ -215,6 +219,21 @@ pub struct Store {
     pub commit_window: Duration,
     /// Size of a segment, 64 KiB..=1 GiB. `None` = the store's own default.
     pub segment_bytes: Option<u64>,
+    /// Most bytes of the files of all queues together (`maxSizeBytes`), 4 MiB or more. `None` = the volume is the limit.
+    /// `storeLimits.maxSizeBytes` of the desired document counts too: the smaller one does.
+    pub bytes_max: Option<u64>,
+    /// Bytes of the volume that are left to others (`minFreeBytes`). `None` = the store's own default, 64 MiB or less on a
+    /// small volume.
+    pub min_free_bytes: Option<u64>,
+    /// What happens to a message that finds no room (`whenFull`): `reject` (default) or `drop_oldest`.
+    pub when_full: WhenFull,
+    /// How long a message waits for room before it is refused (`holdSecs`), 0..=30 s.
+    pub hold: Duration,
+    /// Whether fresh messages may pass the backlog (`liveFirst`), where neither the document nor a route says. Off.
+    pub live_first: bool,
+    /// Most bytes of the files of the dead letters (`deadLetterBytes`), 1 MiB or more: the oldest go first. Less where
+    /// the store is small: see [`crate::store`].
+    pub dead_letter_bytes: u64,
 }
 
 impl Config {

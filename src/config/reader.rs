@@ -109,6 +109,24 @@ impl Reader {
         }
     }
 
+    /// As [`Self::number`], without a default: `none` says in the table what serves then.
+    pub(super) fn optional_number<N>(
+        &mut self,
+        name: &'static str,
+        none: &str,
+        min: N,
+        max: N,
+    ) -> Option<N>
+    where
+        N: FromStr + PartialOrd + Display + Copy,
+    {
+        if self.is_set(name) {
+            return Some(self.number(name, min, min, max));
+        }
+        self.take(name, none);
+        None
+    }
+
     pub(super) fn seconds(
         &mut self,
         name: &'static str,

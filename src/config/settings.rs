@@ -10,7 +10,9 @@ use super::{
     Bind, Config, ConfigError, Env, LogLevel, MetricsListener, Mqtt, ScopeRefresh, ServerFiles,
     Store, Upstream,
 };
+use crate::desired::STORE_BYTES_MIN;
 use crate::iothub::connection_string::ConnectionString;
+use crate::store::WhenFull;
 
 /// The hub takes 256 KB a message, so a larger limit would only promise what cannot be delivered.
 const PACKET_BYTES_MAX: u32 = 262_144;
@@ -29,6 +31,15 @@ pub(super) fn read(env: &dyn Env) -> Result<Config, ConfigError> {
         }
     }
 }
+
+/// A pebibyte: no volume of a gateway is larger, and sums with it do not overflow.
+const BYTES_MAX: u64 = 1 << 50;
+
+/// Room for 15,000 refused messages of 1 KiB.
+const DEAD_LETTER_BYTES: u64 = 16 << 20;
+
+/// Four of the hub's largest messages.
+const DEAD_LETTER_BYTES_MIN: u64 = 1 << 20;
 
 /// Connections beyond the admitted clients: those that are still shaking hands, or are about to be displaced.
 const CONNECTIONS_SPARE: u32 = 512;
@@ -212,7 +223,7 @@ impl Reader {
         if suffix.is_empty()
             || !suffix.bytes().all(plain)
             || suffix.contains("//")
-            || suffix == "healthz"
+            || ["healthz", "queues"].contains(&suffix.as_str())
         {
             self.problem(
                 SUFFIX,
@@ -291,14 +302,45 @@ impl Reader {
 
     fn store(&mut self) -> Store {
         let window = self.number("storeSettings__commitWindowMs", 0u64, 0, 100);
-        const SEGMENT: &str = "storeSettings__segmentBytes";
-        let segment_bytes = if self.is_set(SEGMENT) {
-            Some(self.number(SEGMENT, 4 << 20, 64 << 10, 1u64 << 30))
-        } else {
-            self.take(SEGMENT, "");
-            None
-        };
-        Store { commit_window: Duration::from_millis(window), segment_bytes }
+        let segment_bytes =
+            self.optional_number("storeSettings__segmentBytes", "", 64 << 10, 1u64 << 30);
+        let bytes_max = self.optional_number(
+            "storeSettings__maxSizeBytes",
+            "the volume",
+            STORE_BYTES_MIN,
+            BYTES_MAX,
+        );
+        let min_free_bytes =
+            self.optional_number("storeSettings__minFreeBytes", "by the volume", 0, BYTES_MAX);
+        Store {
+            commit_window: Duration::from_millis(window),
+            segment_bytes,
+            bytes_max,
+            min_free_bytes,
+            when_full: self.when_full(),
+            hold: self.seconds("storeSettings__holdSecs", 5, 0, 30),
+            live_first: self.flag("storeSettings__liveFirst", false),
+            dead_letter_bytes: self.number(
+                "storeSettings__deadLetterBytes",
+                DEAD_LETTER_BYTES,
+                DEAD_LETTER_BYTES_MIN,
+                BYTES_MAX,
+            ),
+        }
+    }
+
+    fn when_full(&mut self) -> WhenFull {
+        const NAME: &str = "storeSettings__whenFull";
+        let text = self.take(NAME, "reject").unwrap_or_default().to_ascii_lowercase();
+        match text.as_str() {
+            "" | "reject" => WhenFull::Reject,
+            "drop_oldest" => WhenFull::DropOldest,
+            _ => {
+                let todo = "Write reject (the device keeps its message) or drop_oldest";
+                self.problem(NAME, format!("{text:?} is no policy"), todo);
+                WhenFull::Reject
+            }
+        }
     }
 }
 

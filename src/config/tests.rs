@@ -71,7 +71,19 @@ fn the_least_configuration_gets_the_references_defaults() {
     assert_eq!(c.upstream.idle_link_close, Some(Duration::from_secs(3600)));
     assert_eq!(c.scope.every, Duration::from_secs(3600));
     assert_eq!(c.scope.on_demand_every, Duration::from_secs(120));
-    assert_eq!(c.store, Store { commit_window: Duration::ZERO, segment_bytes: None });
+    assert_eq!(
+        c.store,
+        Store {
+            commit_window: Duration::ZERO,
+            segment_bytes: None,
+            bytes_max: None,
+            min_free_bytes: None,
+            when_full: WhenFull::Reject,
+            hold: Duration::from_secs(5),
+            live_first: false,
+            dead_letter_bytes: 16 << 20,
+        }
+    );
     // One warning: the devices' bundle also serves the hub connection.
     assert_eq!(c.upstream.extra_roots, c.trust_bundle);
     assert_eq!(c.warnings.len(), 1, "{:?}", c.warnings);
@@ -105,6 +117,12 @@ fn every_setting_is_honoured_in_any_case_and_with_colons() {
         .with("DeviceScopeCacheRefreshDelaySecs", "0")
         .with("storeSettings__commitWindowMs", "100")
         .with("storeSettings__segmentBytes", "65536")
+        .with("storeSettings__maxSizeBytes", "4194304")
+        .with("storeSettings__minFreeBytes", "0")
+        .with("storeSettings__whenFull", "DROP_OLDEST")
+        .with("storeSettings__holdSecs", "30")
+        .with("storeSettings__liveFirst", "True")
+        .with("storeSettings__deadLetterBytes", "1048576")
         .with("storeAndForward__timeToLiveSecs", "3600");
     let c = Config::read(&env).unwrap();
     assert_eq!(c.desired_file, Some(twin));
@@ -123,8 +141,20 @@ fn every_setting_is_honoured_in_any_case_and_with_colons() {
     assert_eq!(c.upstream.operation_timeout, Duration::from_secs(5));
     assert_eq!(c.upstream.idle_link_close, None);
     assert_eq!((c.scope.every.as_secs(), c.scope.on_demand_every.as_secs()), (60, 0));
-    assert_eq!(c.store.commit_window, Duration::from_millis(100));
-    assert_eq!((c.store.segment_bytes, c.default_ttl_secs), (Some(65536), 3600));
+    assert_eq!(
+        c.store,
+        Store {
+            commit_window: Duration::from_millis(100),
+            segment_bytes: Some(65536),
+            bytes_max: Some(4 << 20),
+            min_free_bytes: Some(0),
+            when_full: WhenFull::DropOldest,
+            hold: Duration::from_secs(30),
+            live_first: true,
+            dead_letter_bytes: 1 << 20,
+        }
+    );
+    assert_eq!(c.default_ttl_secs, 3600);
     assert_eq!(c.warnings, [""; 0]);
 }
 
@@ -186,8 +216,14 @@ fn bad_values() {
         ("EdgeHubDevTrustBundleFile", "/", "EdgeHubDevTrustBundleFile: / cannot be read (it is not a file)"),
         ("EdgeDeviceHostName", "https://gw:8883", "EdgeDeviceHostName: \"https://gw:8883\" is no host name"),
         ("metrics__listener__suffix", "healthz", "metrics__listener__suffix: \"healthz\" is no path"),
+        ("metrics__listener__suffix", "queues", "metrics__listener__suffix: \"queues\" is no path"),
         ("metrics__listener__suffix", "a{b}", "metrics__listener__suffix: \"a{b}\" is no path"),
         ("IotHubConnectionString", "HostName=h.net;DeviceId=e;ModuleId=m;SharedAccessKey=a2V5", "IotHubConnectionString: its ModuleId is not $edgeHub"),
+        ("storeSettings__maxSizeBytes", "4194303", "storeSettings__maxSizeBytes: \"4194303\" is out of range or no whole number"),
+        ("storeSettings__whenFull", "drop", "storeSettings__whenFull: \"drop\" is no policy"),
+        ("storeSettings__holdSecs", "31", "storeSettings__holdSecs: \"31\" is out of range or no whole number"),
+        ("storeSettings__liveFirst", "yes", "storeSettings__liveFirst: \"yes\" is no truth value"),
+        ("storeSettings__deadLetterBytes", "1", "storeSettings__deadLetterBytes: \"1\" is out of range or no whole number"),
         ("MaxConnectedClients", "0", "MaxConnectedClients: \"0\" is out of range or no whole number"),
         ("RuntimeLogLevel", "chatty", ""),
         ("UpstreamProtocol", "MqttWs", ""),

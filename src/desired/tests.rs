@@ -10,7 +10,8 @@ fn show(text: &str) -> String {
     };
     let routes = d.routes.iter().map(|r| {
         let priority = r.priority.map_or_else(String::new, |p| format!("#{p}"));
-        format!("{}={}{priority}~{}", r.name, r.text, r.ttl_secs)
+        let live = r.live_first.map_or_else(String::new, |live| format!("!{live}"));
+        format!("{}={}{priority}~{}{live}", r.name, r.text, r.ttl_secs)
     });
     let refused = d.refused.iter().map(|r| format!("{}: {}", r.name, r.error.what));
     let joined = |parts: Vec<String>| parts.join(", ");
@@ -88,20 +89,52 @@ fn times_to_live_and_limits() {
             "error timeToLiveSecs is 1.5: write whole seconds, -1 for ever",
         ),
         (
-            &doc(r#"{"timeToLiveSecs":5,"storeLimits":{"maxSizeBytes":1000}}"#),
-            "5 Some(1000) | r=X~0 |  | 0",
+            &doc(r#"{"timeToLiveSecs":5,"storeLimits":{"maxSizeBytes":4194304}}"#),
+            "5 Some(4194304) | r=X~0 |  | 0",
+        ),
+        (
+            &doc(r#"{"timeToLiveSecs":5,"storeLimits":{"maxSizeBytes":4194303}}"#),
+            "5 Some(4194304) | r=X~0 |  | 1",
         ),
         (&doc(r#"{"timeToLiveSecs":5,"storeLimits":{"maxSizeBytes":0}}"#), "5 None | r=X~0 |  | 1"),
         (&doc(r#"{"timeToLiveSecs":5,"storeLimits":{}}"#), "5 None | r=X~0 |  | 0"),
         (
             &doc(r#"{"timeToLiveSecs":5,"storeLimits":{"maxSizeBytes":"x"}}"#),
-            "error storeLimits.maxSizeBytes is \"x\": write whole bytes",
+            "error storeLimits.maxSizeBytes is \"x\", no size: write whole bytes, 4194304 to 9223372036854775807, or leave it out",
         ),
         (
             &doc(r#"{"timeToLiveSecs":5,"storeLimits":7}"#),
             "error storeLimits is a number: write an object",
         ),
     ]);
+}
+
+#[test]
+fn live_first_is_what_the_route_says_else_the_document_else_the_setting() {
+    let live = |route: &str, global: &str, setting: bool| {
+        let doc = format!(
+            r#"{{"schemaVersion":"1.1","routes":{{"r":{{"route":"{DEFAULT_ROUTE}"{route}}}}},
+            "storeAndForwardConfiguration":{{"timeToLiveSecs":5{global}}}}}"#
+        );
+        let desired = Desired::parse(&doc).map_err(|e| e.problems.join(", "))?;
+        let (table, refused) = desired.compile(&DeviceId::parse("edge").unwrap(), setting);
+        assert_eq!(refused, []);
+        Ok::<bool, String>(table.targets()[0].live_first)
+    };
+    let (yes, no) = (r#","liveFirst":true"#, r#","liveFirst":false"#);
+    for (route, global, setting, expected) in [
+        ("", "", false, false),
+        ("", "", true, true),
+        ("", no, true, false),
+        ("", yes, false, true),
+        (no, yes, true, false),
+        (yes, no, false, true),
+        (r#","liveFirst":null"#, yes, false, true),
+    ] {
+        assert_eq!(live(route, global, setting), Ok(expected), "{route} {global} {setting}");
+    }
+    let wrong = live("", r#","liveFirst":1"#, false);
+    assert_eq!(wrong, Err("liveFirst is 1: write true or false".to_owned()));
 }
 
 #[test]
@@ -119,6 +152,7 @@ fn a_bad_route_is_set_aside_and_the_others_stay() {
         (r#"{"route":"Y","priority":-1}"#, "the priority is -1"),
         (r#"{"route":"Y","priority":"1"}"#, "the priority is \"1\""),
         (r#"{"route":"Y","priority":265}"#, "the priority is 265"),
+        (r#"{"route":"Y","liveFirst":"true"}"#, "liveFirst is \"true\""),
         (r#"{"route":"Y","timeToLiveSecs":-1}"#, "timeToLiveSecs is -1"),
         (r#"{"route":"Y","timeToLiveSecs":4294967296}"#, "timeToLiveSecs is 4294967296"),
     ] {
@@ -137,6 +171,43 @@ fn what_is_not_used_is_said() {
     let warnings = Desired::parse(&doc).unwrap().warnings;
     assert_eq!(warnings.len(), 2);
     assert!(warnings[0].starts_with("mqttBroker is not used"), "{warnings:?}");
+}
+
+#[test]
+fn a_slip_in_a_key_is_said_with_what_is_known() {
+    let check = |route: &str, section: &str, limits: &str, expected: &[&str]| {
+        let doc = format!(
+            r#"{{"schemaVersion":"1.1","routes":{{"r":{{"route":"X"{route}}}}},"storeAndForwardConfiguration":
+            {{"timeToLiveSecs":60{section},"storeLimits":{{"maxSizeBytes":5000000{limits}}}}}}}"#
+        );
+        let warnings = Desired::parse(&doc).unwrap().warnings;
+        assert_eq!(warnings.len(), expected.len(), "{warnings:?}");
+        for (warning, expected) in warnings.iter().zip(expected) {
+            assert!(warning.starts_with(expected) && warning.contains("known are "), "{warning}");
+        }
+    };
+    check(r#","priority":1,"timeToLiveSecs":2,"liveFirst":true"#, r#","liveFirst":true"#, "", &[]);
+    check(r#","livefirst":true"#, "", "", &[r#"route "r": "livefirst" is not known"#]);
+    check("", r#","whenFull":"reject""#, "", &[r#"storeAndForwardConfiguration: "whenFull""#]);
+    check("", "", r#","maxSize":1"#, &[r#"storeLimits: "maxSize" is not known"#]);
+    check(r#","liveFrst":null"#, r#","x":null"#, r#","y":null"#, &[]);
+}
+
+#[test]
+fn a_size_that_is_none_is_told_with_what_to_write() {
+    let doc = |bytes: &str| {
+        format!(
+            r#"{{"schemaVersion":"1.1","routes":{{"r":"X"}},"storeAndForwardConfiguration":
+            {{"timeToLiveSecs":60,"storeLimits":{{"maxSizeBytes":{bytes}}}}}}}"#
+        )
+    };
+    let desired = Desired::parse(&doc("-7")).unwrap();
+    assert_eq!(desired.store_bytes_max, None);
+    assert!(desired.warnings[0].contains("write 4194304 bytes or more"), "{:?}", desired.warnings);
+    for bytes in ["18446744073709551615", "1.5", "\"5000000\""] {
+        let error = Desired::parse(&doc(bytes)).unwrap_err().to_string();
+        assert!(error.contains("write whole bytes, 4194304 to "), "{bytes}: {error}");
+    }
 }
 
 #[test]
@@ -188,7 +259,7 @@ fn documents_that_are_wrong_as_a_whole() {
 fn without_a_document_everything_goes_upstream() {
     let d = Desired::without_document(0);
     assert_eq!((d.routes[0].text.as_str(), d.ttl_secs), (DEFAULT_ROUTE, 0));
-    let (table, refused) = d.compile(&DeviceId::parse("edge").unwrap());
+    let (table, refused) = d.compile(&DeviceId::parse("edge").unwrap(), false);
     let targets = table.targets();
     assert_eq!((targets.len(), &*targets[0].endpoint_id, refused.len()), (1, "iothub", 0));
 }
@@ -198,7 +269,8 @@ fn compiling_tells_both_kinds_of_bad_routes() {
     let doc = format!(
         r#"{{"schemaVersion":"1.1","routes":{{"a":7,"b":"FROM nowhere","c":"{DEFAULT_ROUTE}"}},{SF}}}"#
     );
-    let (table, refused) = Desired::parse(&doc).unwrap().compile(&DeviceId::parse("edge").unwrap());
+    let (table, refused) =
+        Desired::parse(&doc).unwrap().compile(&DeviceId::parse("edge").unwrap(), false);
     assert_eq!(table.names().collect::<Vec<_>>(), ["c"]);
     assert_eq!(refused.iter().map(|r| r.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
     assert!(refused.iter().all(|r| !r.to_string().is_empty()));

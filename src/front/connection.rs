@@ -357,10 +357,12 @@ where
 
     /// The message cannot be kept: no PUBACK, the device has it and sends it again.
     fn not_stored(&mut self, e: AppendError) {
+        // One heals by itself, the other needs a person.
+        let reason = if e == AppendError::Full { "store_full" } else { "storage_failure" };
         if let Some(identity) = self.session.identity() {
-            self.front.metrics.message_unacked("storage_failure", identity, None);
+            self.front.metrics.message_unacked(reason, identity, None);
         }
-        self.close(CloseReason::environment("storage_failure", e.to_string()));
+        self.close(CloseReason::environment(reason, e.to_string()));
     }
 
     /// There is no twin yet, and 2xx would be a lie: the client gets a status that its SDK takes for "try later".

@@ -14,5 +14,6 @@
 pub mod connection;
 pub mod ingest;
 pub mod listener;
+pub mod live;
 pub mod roster;
 pub mod tls;

@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::desired::{Desired, DesiredError};
 use crate::front::tls::{self, ServerIdentity, ServerIdentityError};
 use crate::route::{Endpoint, RouteTable};
+use crate::store::{Disk, RealDisk};
 use crate::upstream;
 
 /// One thing that a configured file has wrong. The texts say what to do.
@@ -54,6 +55,8 @@ impl std::error::Error for Problems {}
 /// What a start needs.
 pub(super) struct Prepared {
     pub(super) routes: RouteTable,
+    /// `storeLimits.maxSizeBytes` of the desired document.
+    pub(super) store_bytes_max: Option<u64>,
     pub(super) server: ServerIdentity,
     pub(super) bundle: TrustBundle,
     pub(super) upstream: upstream::Config,
@@ -71,21 +74,28 @@ impl Prepared {
         let bundle = load_bundle(config).map_err(|e| note(e.into()));
         let upstream = settings::of_upstream(config).map_err(note);
         match (routes, server, bundle, upstream) {
-            (Ok(routes), Ok(server), Ok(bundle), Ok(upstream)) => {
+            (Ok((routes, store_bytes_max)), Ok(server), Ok(bundle), Ok(upstream)) => {
+                let space = config.storage.parent().and_then(|dir| RealDisk.space(dir).ok());
+                let volume_bytes = space.map(|space| space.total);
+                let store = settings::of_store(config, store_bytes_max);
+                settings::of_store_warnings(&config.store, &store, volume_bytes)
+                    .iter()
+                    .for_each(|w| warn!("{w}"));
                 server.warnings().iter().for_each(|w| warn!("server certificate: {w}"));
-                Ok(Self { routes, server, bundle, upstream })
+                Ok(Self { routes, store_bytes_max, server, bundle, upstream })
             }
             _ => Err(Problems(problems)),
         }
     }
 }
 
-fn compile_routes(config: &Config) -> Result<RouteTable, DesiredError> {
+/// The routes, and the document's limit of the store.
+fn compile_routes(config: &Config) -> Result<(RouteTable, Option<u64>), DesiredError> {
     let desired = match &config.desired_file {
         None => Desired::without_document(config.default_ttl_secs),
         Some(path) => Desired::load(path)?,
     };
-    let (mut table, refused) = desired.compile(&config.connection.device);
+    let (mut table, refused) = desired.compile(&config.connection.device, config.store.live_first);
     for route in &refused {
         error!("{route}");
     }
@@ -97,14 +107,14 @@ fn compile_routes(config: &Config) -> Result<RouteTable, DesiredError> {
     for warning in desired.warnings.iter().chain(table.warnings()) {
         warn!("{warning}");
     }
-    if table.targets().iter().any(|t| t.ttl_secs > 0) {
-        warn!("time to live is stored with each message and not enforced yet: nothing expires");
-    }
-    if desired.store_bytes_max.is_some() {
-        warn!("storeLimits.maxSizeBytes is not enforced yet: the store is bounded by its volume");
+    if let (Some(document), Some(setting)) = (desired.store_bytes_max, config.store.bytes_max) {
+        warn!(
+            "storeLimits.maxSizeBytes is {document} and storeSettings__maxSizeBytes is {setting}: the smaller, {}, counts",
+            document.min(setting)
+        );
     }
     info!("{} routes run, {} are set aside", table.len(), refused.len() + unserved.len());
-    Ok(table)
+    Ok((table, desired.store_bytes_max))
 }
 
 fn load_bundle(config: &Config) -> Result<TrustBundle, bundle::BundleError> {

@@ -15,22 +15,24 @@ use crate::clock::SharedClock;
 use crate::metrics::{Metrics, priority_label};
 use crate::pump::deadletter::DeadLetterQueue;
 use crate::pump::store_logs::StoreLogs;
-use crate::pump::{self, Pump, PumpError};
+use crate::pump::{self, Pump, PumpError, Target};
 use crate::route::UPSTREAM_ENDPOINT_ID;
 use crate::store::{Queue, QueueId, Store};
-use crate::upstream::Upstream;
 
 /// Starts a pump for every queue of the upstream.
 pub(super) struct Pumps {
     pub(super) store: Arc<Store>,
-    pub(super) upstream: Arc<Upstream>,
+    /// The upstream, and the order among its pumps.
+    pub(super) target: Target,
     pub(super) metrics: Arc<Metrics>,
     pub(super) clock: SharedClock,
     pub(super) stop: CancellationToken,
     pub(super) tasks: TaskTracker,
     pub(super) config: pump::Config,
-    /// Told when a pump ended by itself.
+    /// Told when a pump ended since the store is gone.
     pub(super) failed: watch::Sender<Option<String>>,
+    /// Why queues are not drained: one line for each pump that met what a newer program has written.
+    pub(super) waiting: watch::Sender<Vec<String>>,
     pub(super) open: Arc<OpenQueues>,
 }
 
@@ -43,9 +45,12 @@ impl Pumps {
         loop {
             let ids: Vec<QueueId> = queues.borrow_and_update().clone();
             self.lock().retain(|id, _| ids.contains(id));
+            let mut pumps = Vec::new();
             for id in ids {
-                self.open(id).await;
+                pumps.extend(self.open(id).await);
             }
+            // Only when all have their place in the order: of what is found at the start the first priority goes first.
+            pumps.into_iter().for_each(|pump| self.start(pump));
             tokio::select! {
                 () = self.stop.cancelled() => return,
                 changed = queues.changed() => if changed.is_err() { return },
@@ -53,50 +58,58 @@ impl Pumps {
         }
     }
 
-    async fn open(&self, id: QueueId) {
+    /// Takes the queue's handle, if it is still there; gives its pump, if it is to have one.
+    async fn open(&self, id: QueueId) -> Option<Pump> {
         if self.lock().contains_key(&id) {
-            return;
+            return None;
         }
-        let queue = match self.store.queue(&id).await {
-            Ok(queue) => queue,
+        let queue = match self.store.existing_queue(&id).await {
+            Ok(queue) => queue?,
             Err(e) => {
                 error!("queue {id} cannot be opened and is not drained: {e}");
                 self.metrics.counted("queue_not_opened", "store");
-                return;
+                return None;
             }
         };
         self.lock().insert(id.clone(), queue);
         // Side queues belong to the pump of their queue. Dead letters wait for a person, module inputs for their module.
-        if id.lane.is_none() && &*id.endpoint == UPSTREAM_ENDPOINT_ID {
-            self.start(id);
-        }
+        (id.lane.is_none() && &*id.endpoint == UPSTREAM_ENDPOINT_ID).then(|| self.pump(id))
     }
 
-    fn start(&self, id: QueueId) {
+    fn pump(&self, id: QueueId) -> Pump {
         let logs = Arc::new(StoreLogs::new(Arc::clone(&self.store)));
         let letters = Arc::new(DeadLetterQueue::new(logs.clone()));
-        let pump = Pump::new(
+        Pump::new(
             logs,
             id,
-            Arc::clone(&self.upstream) as Arc<_>,
+            self.target.clone(),
             letters,
             Arc::clone(&self.metrics),
             Arc::clone(&self.clock),
             self.config.clone(),
-        );
+        )
+    }
+
+    fn start(&self, pump: Pump) {
         let stop = self.stop.clone();
         let (metrics, failed) = (Arc::clone(&self.metrics), self.failed.clone());
+        let waiting = self.waiting.clone();
         self.tasks.spawn(async move {
             if let Err(e) = pump.run(stop).await {
                 error!("{e}");
-                let reason = match &e {
-                    PumpError::Store { .. } => "store_gone",
-                    PumpError::Newer { .. } => "newer_message",
-                };
-                metrics.counted("pump_ended", reason);
-                failed.send_if_modified(|why| {
-                    why.is_none().then(|| *why = Some(e.to_string())).is_some()
-                });
+                match &e {
+                    PumpError::Store { .. } => {
+                        metrics.counted("pump_ended", "store_gone");
+                        failed.send_if_modified(|why| {
+                            why.is_none().then(|| *why = Some(e.to_string())).is_some()
+                        });
+                    }
+                    // A restart would meet it again: the others go on, and what waits here waits for the newer program.
+                    PumpError::Newer { .. } => {
+                        metrics.counted("pump_ended", "newer_message");
+                        waiting.send_modify(|waiting| waiting.push(e.to_string()));
+                    }
+                }
             }
         });
     }
@@ -138,5 +151,4 @@ pub(super) fn refresh_gauges(metrics: &Metrics, open: &OpenQueues, store: &Store
         "Duration of the last fdatasync.",
         stats.last_sync_micros,
     );
-    gauge("store_disk_bytes", "Bytes of the files of all queues.", stats.disk_bytes);
 }

@@ -6,8 +6,9 @@ use std::time::Duration;
 use tracing::warn;
 
 use super::{DRAIN_TIMEOUT, Problem};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::front::connection;
+use crate::pump::deadletter::DeadLetterQueue;
 use crate::{pump, session, store, upstream};
 
 pub(super) fn of_upstream(config: &Config) -> Result<upstream::Config, Problem> {
@@ -46,13 +47,61 @@ pub(super) fn of_pumps(config: &Config) -> pump::Config {
     }
 }
 
-pub(super) fn of_store(config: &Config) -> store::Config {
-    let mut store = store::Config::new(config.storage.join("queues"));
-    store.commit_window = config.store.commit_window;
-    if let Some(bytes) = config.store.segment_bytes {
+/// `document_bytes_max` is what the desired document allows.
+pub(super) fn of_store(config: &Config, document_bytes_max: Option<u64>) -> store::Config {
+    let set = &config.store;
+    let mut store = store::Config::new(config.storage.join(config::QUEUES_FOLDER));
+    store.commit_window = set.commit_window;
+    if let Some(bytes) = set.segment_bytes {
         store.segment_bytes_max = bytes;
     }
+    store.limits = limits(set, document_bytes_max);
+    store.hold_when_full = set.hold;
+    store.rings =
+        vec![store::Ring { queue: DeadLetterQueue::id(), bytes_max: set.dead_letter_bytes }];
     store
+}
+
+/// Where the setting and the document both name a size, the smaller one counts.
+fn limits(set: &config::Store, document_bytes_max: Option<u64>) -> store::Limits {
+    store::Limits {
+        budget_bytes: set.bytes_max.into_iter().chain(document_bytes_max).min(),
+        min_free_bytes: set.min_free_bytes,
+        when_full: set.when_full,
+    }
+}
+
+/// What the store does not do as it is set, with what to do; `volume_bytes` is the size of its volume, if that is known.
+pub(super) fn of_store_warnings(
+    set: &config::Store,
+    store: &store::Config,
+    volume_bytes: Option<u64>,
+) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if let Some((asked, total)) = set.min_free_bytes.zip(volume_bytes)
+        && asked >= total
+    {
+        warnings.push(format!(
+            "storeSettings__minFreeBytes is {asked}, the whole volume has {total}: every message is refused; write less"
+        ));
+    }
+    let used = store.segment_bytes();
+    if let Some(asked) = set.segment_bytes.filter(|asked| *asked > used) {
+        warnings.push(format!(
+            "storeSettings__segmentBytes is {asked}: the store's size allows {used}, which is used; write that or less, or \
+             raise the size"
+        ));
+    }
+    for ring in &store.rings {
+        let (asked, used) = (ring.bytes_max, store.ring_bytes(ring));
+        if used < asked {
+            warnings.push(format!(
+                "storeSettings__deadLetterBytes is {asked}: the store's size allows {used}, which is used; write that or less, \
+                 or raise the size"
+            ));
+        }
+    }
+    warnings
 }
 
 pub(super) fn of_connections(config: &Config) -> connection::Config {
@@ -67,5 +116,73 @@ pub(super) fn of_connections(config: &Config) -> connection::Config {
         write_timeout: Duration::from_secs(30),
         takeover_wait: DRAIN_TIMEOUT + Duration::from_secs(2),
         drain_timeout: DRAIN_TIMEOUT,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set() -> config::Store {
+        config::Store {
+            commit_window: Duration::ZERO,
+            segment_bytes: None,
+            bytes_max: None,
+            min_free_bytes: Some(1),
+            when_full: store::WhenFull::DropOldest,
+            hold: Duration::ZERO,
+            live_first: false,
+            dead_letter_bytes: 1,
+        }
+    }
+
+    #[test]
+    fn what_the_store_does_not_do_as_it_is_set_is_said() {
+        const MIB: u64 = 1 << 20;
+        let check = |budget, segment, free, letters, parts: &[&str]| {
+            let (segment_bytes, min_free_bytes) = (segment, Some(free));
+            let set = config::Store { segment_bytes, min_free_bytes, ..set() };
+            let mut store = store::Config::new("/s");
+            store.segment_bytes_max = segment.unwrap_or(store.segment_bytes_max);
+            store.limits.budget_bytes = budget;
+            store.rings = vec![store::Ring { queue: DeadLetterQueue::id(), bytes_max: letters }];
+            let warnings = of_store_warnings(&set, &store, Some(1000 * MIB));
+            assert_eq!(warnings.len(), parts.len(), "{warnings:?}");
+            for (warning, part) in warnings.iter().zip(parts) {
+                assert!(warning.starts_with(part) && warning.contains("write"), "{warning}");
+            }
+        };
+        check(None, Some(64 * MIB), MIB, 512 * MIB, &[]);
+        check(None, None, 1000 * MIB, MIB, &["storeSettings__minFreeBytes is 1048576000"]);
+        // Its own default is not what somebody set.
+        check(Some(16 * MIB), None, MIB, MIB, &[]);
+        check(
+            Some(16 * MIB),
+            Some(4 * MIB),
+            MIB,
+            16 * MIB,
+            &[
+                "storeSettings__segmentBytes is 4194304",
+                "storeSettings__deadLetterBytes is 16777216",
+            ],
+        );
+    }
+
+    #[test]
+    fn of_two_sizes_of_the_store_the_smaller_counts() {
+        for (setting, document, expected) in [
+            (None, None, None),
+            (Some(8), None, Some(8)),
+            (None, Some(9), Some(9)),
+            (Some(8), Some(9), Some(8)),
+            (Some(9), Some(8), Some(8)),
+        ] {
+            let set = config::Store { bytes_max: setting, ..set() };
+            let limits = limits(&set, document);
+            let when_full = store::WhenFull::DropOldest;
+            let min_free_bytes = Some(1);
+            let expected = store::Limits { budget_bytes: expected, min_free_bytes, when_full };
+            assert_eq!(limits, expected, "{setting:?} {document:?}");
+        }
     }
 }

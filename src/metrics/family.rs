@@ -98,9 +98,14 @@ impl Family {
 
     /// Adds 1.
     pub(super) fn inc(&self, values: &[&str]) {
+        self.add(values, 1);
+    }
+
+    /// Adds to a counter.
+    pub(super) fn add(&self, values: &[&str], count: u64) {
         match &*self.cell(values) {
             Cell::Counter(n) => {
-                n.fetch_add(1, Ordering::Relaxed);
+                n.fetch_add(count, Ordering::Relaxed);
             }
             Cell::Gauge(_) | Cell::Summary(_) => {
                 debug_assert!(false, "only counters are counted up")
@@ -118,10 +123,16 @@ impl Family {
 
     /// Observes a value of a summary.
     pub(super) fn observe(&self, values: &[&str], value: f64) {
+        self.observe_all(values, std::iter::once(value));
+    }
+
+    /// Observes values of one summary.
+    pub(super) fn observe_all(&self, values: &[&str], observed: impl Iterator<Item = f64>) {
         match &*self.cell(values) {
             Cell::Summary(sketch) => {
                 let now = self.0.clock.monotonic();
-                sketch.lock().unwrap_or_else(PoisonError::into_inner).observe(value, now);
+                let mut sketch = sketch.lock().unwrap_or_else(PoisonError::into_inner);
+                observed.for_each(|value| sketch.observe(value, now));
             }
             Cell::Counter(_) | Cell::Gauge(_) => debug_assert!(false, "only summaries observe"),
         }

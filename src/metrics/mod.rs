@@ -59,6 +59,7 @@ struct Families {
     unacked: Family,
     queue_length: Family,
     queue_bytes: Family,
+    queue_age: Family,
     offline: Family,
     offline_seconds: Family,
     retries: Family,
@@ -111,28 +112,35 @@ impl Metrics {
         self.families.size.observe(&[&id], bytes as f64);
     }
 
-    /// The hub has taken a message: `send` is the send operation alone, `process` counts from when it was stored.
-    /// `priority` as [`priority_label`] writes it.
-    pub fn message_sent(
+    /// The hub has taken messages in one send operation: `send` is that alone, `process` of each counts from when it was
+    /// stored. `priority` as [`priority_label`] writes it.
+    pub fn messages_sent(
         &self,
         from: &Identity,
         output: Option<&str>,
         priority: &str,
         send: Duration,
-        process: Duration,
+        process: impl ExactSizeIterator<Item = Duration>,
     ) {
         let id = self.labels.id(from);
         let output = self.labels.output(output);
-        let f = &self.families;
-        f.sent.inc(&[&id, UPSTREAM, output, "", priority]);
-        f.send_seconds.observe(&[&id, UPSTREAM, output, ""], send.as_secs_f64());
-        f.process_seconds.observe(&[&id, UPSTREAM, priority], process.as_secs_f64());
+        let (f, count) = (&self.families, process.len());
+        f.sent.add(&[&id, UPSTREAM, output, "", priority], count as u64);
+        let sends = std::iter::repeat_n(send.as_secs_f64(), count);
+        f.send_seconds.observe_all(&[&id, UPSTREAM, output, ""], sends);
+        let process = process.map(|took| took.as_secs_f64());
+        f.process_seconds.observe_all(&[&id, UPSTREAM, priority], process);
     }
 
     /// A message was dropped on purpose (`no_route`, `ttl_expiry`, ...).
     pub fn message_dropped(&self, reason: &'static str, from: &Identity, output: Option<&str>) {
         let id = self.labels.id(from);
         self.families.dropped.inc(&[reason, &id, self.labels.output(output)]);
+    }
+
+    /// The store let go of `count` messages that nobody had settled; whose they were it does not know.
+    pub fn messages_removed(&self, reason: &'static str, count: u64) {
+        self.families.dropped.add(&[reason, "", ""], count);
     }
 
     /// A message was not acknowledged (`storage_failure`, ...).
@@ -184,6 +192,11 @@ impl Metrics {
         self.families.events.inc(&[what, reason]);
     }
 
+    /// As [`Self::counted`], `count` times at once.
+    pub fn counted_many(&self, what: &'static str, reason: &'static str, count: u64) {
+        self.families.events.add(&[what, reason], count);
+    }
+
     /// Whether the hub is reached.
     pub fn set_upstream_connected(&self, connected: bool) {
         self.families.upstream_connected.set(&[], f64::from(u8::from(connected)));
@@ -199,6 +212,13 @@ impl Metrics {
     pub fn forget_queue(&self, endpoint: &str, priority: &str) {
         self.families.queue_length.forget(&[endpoint, priority]);
         self.families.queue_bytes.forget(&[endpoint, priority]);
+        self.families.queue_age.forget(&[endpoint, priority]);
+    }
+
+    /// How long the oldest message of `endpoint` and `priority` waits; zero = nothing does.
+    pub fn set_queue_age(&self, endpoint: &str, priority: &str, oldest: Duration) {
+        let secs = oldest.as_secs_f64();
+        self.families.queue_age.set(&[endpoint, priority], secs);
     }
 
     /// Sets the gauge `sphere_gateway_<name>`; `name` is of lower-case letters, digits and `_`.
@@ -328,6 +348,7 @@ impl Families {
             unacked: m.picked("edgehub_messages_unack_total", "Messages not acknowledged, by reason", Counter, &["reason", "from", "from_route_output"]),
             queue_length: m.picked("edgehub_queue_length", "Messages that wait in a queue", Gauge, &["endpoint", "priority"]),
             queue_bytes: m.plain("sphere_gateway_queue_bytes", "Bytes that wait in a queue", Gauge, &["endpoint", "priority"]),
+            queue_age: m.plain("sphere_gateway_queue_oldest_message_age_seconds", "How long the oldest message of a queue waits, in the store's own time", Gauge, &["endpoint", "priority"]),
             offline: m.picked("edgehub_offline_count_total", "Times that the upstream went away", Counter, &["id"]),
             offline_seconds: m.picked("edgehub_offline_duration_seconds", "How long the upstream was away", Summary, &["id"]),
             retries: m.picked("edgehub_operation_retry_total", "Operations tried again", Counter, &["id", "operation"]),

@@ -55,7 +55,7 @@ fn the_series_that_azure_monitor_picks_up_read_as_the_reference_writes_them() {
     let (d, s) = (device("d1"), Duration::from_secs(2));
     m.message_received(&d, None, 100);
     m.message_received(&module("m"), Some("out"), 100);
-    m.message_sent(&d, None, priority_label(10), Duration::from_millis(1), s);
+    m.messages_sent(&d, None, priority_label(10), Duration::from_millis(1), [s].into_iter());
     m.message_dropped("no_route", &d, None);
     m.message_unacked("storage_failure", &d, Some("out"));
     m.set_queue("iothub", priority_label(3), 5, 640);
@@ -134,6 +134,19 @@ fn the_other_series() {
             format!("sphere_gateway_upstream_connected{{{BASE}}} 1"),
         ]
     );
+}
+
+#[test]
+fn what_the_store_removes_is_counted_by_reason_alone() {
+    let (m, _) = fixture();
+    m.messages_removed("store_full", 4000);
+    m.messages_removed("store_full", 2);
+    m.counted_many("dead_letter_dropped", "ring", 3);
+    let text = m.render();
+    let dropped = lines(&text, &["edgehub_messages_dropped_total"]);
+    assert!(dropped[0].contains(r#"from="",from_route_output="""#), "{dropped:?}");
+    assert!(dropped[0].contains(r#"reason="store_full""#) && dropped[0].ends_with(" 4002"));
+    assert!(lines(&text, &["sphere_gateway_events_total"])[0].ends_with(" 3"));
 }
 
 #[test]
@@ -227,4 +240,22 @@ fn label_values_are_escaped() {
 fn the_instance_number_is_a_guid() {
     let text = guid([0xff; 16]);
     assert_eq!(text, "ffffffff-ffff-4fff-bfff-ffffffffffff");
+}
+
+#[test]
+fn messages_of_one_send_operation_count_one_by_one() {
+    let (m, _) = fixture();
+    let process = [1, 2, 3].map(Duration::from_secs).into_iter();
+    m.messages_sent(&device("d1"), None, "0", Duration::from_millis(500), process);
+    let names = [
+        "edgehub_messages_sent_total",
+        "edgehub_message_send_duration_seconds_",
+        "edgehub_message_process_duration_seconds_",
+    ];
+    let text = m.render();
+    let values: Vec<String> = lines(&text, &names)
+        .iter()
+        .map(|l| l.rsplit(' ').next().unwrap_or_default().to_owned())
+        .collect();
+    assert_eq!(values, ["6", "3", "1.5", "3", "3"], "{text}");
 }

@@ -19,6 +19,16 @@
 //! Everything else of the language (numbers, `null`, `undefined`, order, arithmetic, `??`, `$body`, other functions) is
 //! refused with its place in the text and what to write instead, never misread.
 //!
+//! # Live-first
+//!
+//! By default the messages of one device and priority arrive in the order in which it sent them, a backlog before
+//! everything fresh. A route with `liveFirst` (its own, else `storeAndForwardConfiguration.liveFirst`, else the setting
+//! `storeSettings__liveFirst`) lets fresh messages pass the backlog of their own priority: they go to a queue of their own,
+//! drained first, while the endpoint can be reached and that queue is short. While the endpoint is away, or slower than
+//! what comes in, they join the backlog instead, until the live queue has been drained. So a device's messages are in
+//! order within each of the two classes, live and backlog, and not between them: who needs one order for all leaves it
+//! off. The class is chosen when a message is stored, and stays.
+//!
 //! # On purpose different from the reference
 //!
 //! | reference | here |
@@ -40,7 +50,8 @@ mod token;
 pub use condition::{Condition, Tri};
 pub use error::{CompileError, Span};
 pub use table::{
-    Endpoint, PRIORITY_NONE, RefusedRoute, RouteSpec, RouteTable, Target, UPSTREAM_ENDPOINT_ID,
+    Endpoint, Global, PRIORITY_NONE, RefusedRoute, RouteSpec, RouteTable, Target,
+    UPSTREAM_ENDPOINT_ID,
 };
 
 /// Longest text of one route, in bytes. A deployment's twin holds 32 KB in all, so no real route comes near.

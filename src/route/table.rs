@@ -31,6 +31,17 @@ pub struct RouteSpec {
     pub priority: Option<u8>,
     /// Seconds that a message may wait; 0 = the global time to live.
     pub ttl_secs: u32,
+    /// Whether fresh messages may pass those that piled up while the endpoint was away; `None` = as globally.
+    pub live_first: Option<bool>,
+}
+
+/// What serves the routes that say nothing of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Global {
+    /// Seconds that a message may wait; 0 = for ever.
+    pub ttl_secs: u32,
+    /// Whether fresh messages may pass the backlog.
+    pub live_first: bool,
 }
 
 /// A route that was set aside.
@@ -88,6 +99,8 @@ pub struct Target {
     pub priority: u8,
     /// Seconds that the message may wait; 0 = for ever.
     pub ttl_secs: u32,
+    /// Whether it may pass those that piled up while the endpoint was away.
+    pub live_first: bool,
 }
 
 /// All routes, compiled. Immutable: a new configuration makes a new table.
@@ -108,16 +121,15 @@ struct Compiled {
 
 impl RouteTable {
     /// Compiles `routes` for the edge device `edge`. A route that does not compile is set aside; the others run.
-    /// `global_ttl_secs` serves the routes that have none of their own; 0 = messages are kept for ever.
     pub fn compile(
         edge: &DeviceId,
         routes: &[RouteSpec],
-        global_ttl_secs: u32,
+        global: Global,
     ) -> (Self, Vec<RefusedRoute>) {
         let mut table = Self::default();
         let mut refused = Vec::new();
         for spec in routes {
-            if let Err(error) = table.add(edge, spec, global_ttl_secs) {
+            if let Err(error) = table.add(edge, spec, global) {
                 let RouteSpec { name, text, .. } = spec.clone();
                 refused.push(RefusedRoute { name, text, error });
             }
@@ -130,7 +142,7 @@ impl RouteTable {
         &mut self,
         edge: &DeviceId,
         spec: &RouteSpec,
-        global_ttl_secs: u32,
+        global: Global,
     ) -> Result<(), CompileError> {
         let route = parse::route(&spec.text)?;
         let condition = match &route.condition {
@@ -160,9 +172,10 @@ impl RouteTable {
             .iter()
             .find(|r| r.target.endpoint == endpoint)
             .map_or_else(|| endpoint.id(edge), |r| Arc::clone(&r.target.endpoint_id));
-        let ttl_secs = if spec.ttl_secs == 0 { global_ttl_secs } else { spec.ttl_secs };
+        let ttl_secs = if spec.ttl_secs == 0 { global.ttl_secs } else { spec.ttl_secs };
         let priority = spec.priority.unwrap_or(PRIORITY_NONE);
-        let target = Target { endpoint, endpoint_id, priority, ttl_secs };
+        let live_first = spec.live_first.unwrap_or(global.live_first);
+        let target = Target { endpoint, endpoint_id, priority, ttl_secs, live_first };
         self.routes.push(Compiled { name: spec.name.clone(), source, condition, target });
         Ok(())
     }
@@ -195,13 +208,15 @@ impl RouteTable {
         go.into_iter().map(|route| route.name).collect()
     }
 
-    /// Every endpoint and priority that a message can get, without repeats: the queues to keep open.
+    /// Every endpoint, priority and class that a message can get, without repeats: the queues to keep open.
     pub fn targets(&self) -> Vec<Target> {
         let mut all: Vec<Target> = Vec::new();
         for Compiled { target, .. } in &self.routes {
-            let known =
-                all.iter().any(|t| t.endpoint == target.endpoint && t.priority == target.priority);
-            if !known {
+            let same = |t: &Target| {
+                (&t.endpoint, t.priority, t.live_first)
+                    == (&target.endpoint, target.priority, target.live_first)
+            };
+            if !all.iter().any(same) {
                 all.push(target.clone());
             }
         }

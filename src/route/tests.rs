@@ -37,12 +37,23 @@ fn module(name: &str, output: Option<&str>) -> Message {
 }
 
 fn spec(name: &str, text: &str) -> RouteSpec {
-    RouteSpec { name: name.into(), text: text.into(), priority: None, ttl_secs: 0 }
+    RouteSpec {
+        name: name.into(),
+        text: text.into(),
+        priority: None,
+        ttl_secs: 0,
+        live_first: None,
+    }
+}
+
+/// A time to live for all, and strict order.
+fn global(ttl_secs: u32) -> Global {
+    Global { ttl_secs, live_first: false }
 }
 
 /// A table of one route, or the error as "place: what".
 fn compile(text: &str) -> Result<RouteTable, String> {
-    let (table, mut refused) = RouteTable::compile(&edge(), &[spec("r", text)], 7200);
+    let (table, mut refused) = RouteTable::compile(&edge(), &[spec("r", text)], global(7200));
     match refused.pop() {
         None => Ok(table),
         Some(r) => Err(format!("{}: {}", &text[r.error.span.clone()], r.error.what)),
@@ -93,7 +104,8 @@ fn the_users_two_routes_in_their_variants() {
 
 #[test]
 fn both_routes_together_give_one_copy() {
-    let (table, refused) = RouteTable::compile(&edge(), &[spec("a", ALL), spec("b", LEAVES)], 7200);
+    let (table, refused) =
+        RouteTable::compile(&edge(), &[spec("a", ALL), spec("b", LEAVES)], global(7200));
     assert!(refused.is_empty());
     let mut out = Vec::new();
     table.evaluate(&leaf(), &mut out);
@@ -102,6 +114,7 @@ fn both_routes_together_give_one_copy() {
         endpoint_id: "iothub".into(),
         priority: PRIORITY_NONE,
         ttl_secs: 7200,
+        live_first: false,
     };
     assert_eq!(out, [target]);
     assert_eq!(table.targets().len(), 1);
@@ -271,7 +284,7 @@ fn what_does_not_compile_says_where() {
 #[test]
 fn a_refused_route_shows_its_place_and_what_to_do() {
     let text = "FROM /messages/* WHERE a == 'b' INTO $upstream";
-    let (_, refused) = RouteTable::compile(&edge(), &[spec("mine", text)], 0);
+    let (_, refused) = RouteTable::compile(&edge(), &[spec("mine", text)], global(0));
     assert_eq!(
         refused[0].to_string(),
         "route \"mine\" is set aside, the others run (column 27):\n\
@@ -283,14 +296,14 @@ fn a_refused_route_shows_its_place_and_what_to_do() {
 #[test]
 fn typographic_quotes_get_a_suggestion() {
     let text = "FROM /messages/* INTO BrokeredEndpoint(\u{201c}/modules/m/inputs/i\u{201d})";
-    let (_, refused) = RouteTable::compile(&edge(), &[spec("r", text)], 0);
+    let (_, refused) = RouteTable::compile(&edge(), &[spec("r", text)], global(0));
     assert!(refused[0].error.todo.contains("typographic quotes"), "{}", refused[0]);
 }
 
 #[test]
 fn one_bad_route_does_not_stop_the_others() {
     let specs = [spec("good", ALL), spec("bad", "FROM nowhere"), spec("also good", LEAVES)];
-    let (table, refused) = RouteTable::compile(&edge(), &specs, 0);
+    let (table, refused) = RouteTable::compile(&edge(), &specs, global(0));
     assert_eq!(table.names().collect::<Vec<_>>(), ["good", "also good"]);
     assert_eq!(refused.iter().map(|r| r.name.as_str()).collect::<Vec<_>>(), ["bad"]);
 }
@@ -311,7 +324,7 @@ fn one_target_per_endpoint_with_the_first_priority_and_its_ttl() {
         route("e", brokered, Some(3), 9),
         route("f", "FROM /messages/* INTO BrokeredEndpoint(\"/MODULES/m/INPUTS/i\")", None, 1),
     ];
-    let (table, refused) = RouteTable::compile(&edge(), &specs, 100);
+    let (table, refused) = RouteTable::compile(&edge(), &specs, global(100));
     assert!(refused.is_empty(), "{refused:?}");
     let mut out = Vec::new();
     let show = |out: &[Target]| -> Vec<(String, u8, u32)> {
@@ -367,7 +380,7 @@ proptest::proptest! {
         )
     ) {
         let text = words.join(" ");
-        let (table, refused) = RouteTable::compile(&edge(), &[spec("r", &text)], 0);
+        let (table, refused) = RouteTable::compile(&edge(), &[spec("r", &text)], global(0));
         table.evaluate(&leaf(), &mut Vec::new());
         for r in refused {
             proptest::prop_assert!(!r.to_string().is_empty());
@@ -376,7 +389,7 @@ proptest::proptest! {
 
     #[test]
     fn any_text_is_compiled_or_refused(text in ".{0,200}") {
-        let (table, refused) = RouteTable::compile(&edge(), &[spec("r", &text)], 0);
+        let (table, refused) = RouteTable::compile(&edge(), &[spec("r", &text)], global(0));
         proptest::prop_assert_eq!(table.len() + refused.len(), 1);
         for r in refused {
             proptest::prop_assert!(!r.to_string().is_empty());
