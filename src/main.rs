@@ -1,19 +1,21 @@
-//! The command line: `run`, `check`, `certs`.
+//! The command line: `run`, `check`, `certs`, `queue`, `doctor`: parse, call, print.
 
+use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use sphere_gateway::certs::{SiteSpec, mint_site};
+use sphere_gateway::certs::{CertsError, SiteSpec, mint_site};
 use sphere_gateway::clock;
-use sphere_gateway::config::{Config, LogLevel, ProcessEnv};
+use sphere_gateway::command::{self, CommandError, DoctorAction, End, QueueArgs, Surroundings};
+use sphere_gateway::config::{Config, LogLevel, Place, ProcessEnv};
 use sphere_gateway::gateway::{self, Gateway, StartError};
 use sphere_gateway::log::LogLine;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
 
-/// `EX_USAGE` of sysexits.h: the configuration is wrong.
+/// `EX_USAGE` of sysexits.h: the configuration or the arguments are wrong.
 const EXIT_USAGE: u8 = 64;
 
 /// Transparent IoT Edge gateway: a message is on disk before its PUBACK.
@@ -45,20 +47,65 @@ enum Command {
         #[arg(long)]
         force: bool,
     },
+    /// Look at the queues: what waits, how long the budget lasts, export, check, dead letters.
+    Queue(QueueArgs),
+    /// Examine the volume that the store is on.
+    #[command(subcommand)]
+    Doctor(DoctorAction),
 }
 
 fn main() -> ExitCode {
-    let outcome = match Options::parse().command {
+    let options = match Options::try_parse() {
+        Ok(options) => options,
+        Err(told) => return arguments_told(&told),
+    };
+    let outcome = match options.command {
         Command::Run => run(),
         Command::Check => check(),
         Command::Certs { out, devices, gateway_names, force } => {
             certs(&out, devices, &gateway_names, force)
         }
+        Command::Queue(args) => look(|here, out| command::queue(args, here, out)),
+        Command::Doctor(action) => look(|here, out| command::doctor(&action, here, out)),
     };
     outcome.unwrap_or_else(|e| {
         eprintln!("sphere-gateway: {e:#}");
         ExitCode::FAILURE
     })
+}
+
+/// Help and version are answers; anything else is a wrong argument.
+fn arguments_told(told: &clap::Error) -> ExitCode {
+    let is_wrong = told.use_stderr();
+    // Nobody may be reading: then there is nobody to tell.
+    let _ = told.print();
+    if is_wrong { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS }
+}
+
+/// Runs a command that looks at what a gateway with this environment has.
+fn look(
+    command: impl FnOnce(&Surroundings, &mut dyn Write) -> Result<End, CommandError>,
+) -> anyhow::Result<ExitCode> {
+    let place = Place::read(&ProcessEnv);
+    let here = Surroundings {
+        storage: place.storage,
+        queues_in: Place::queues_in,
+        admin_port: place.admin_port,
+    };
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    match command(&here, &mut out) {
+        Ok(End::Fine) | Err(CommandError::Closed) => Ok(ExitCode::SUCCESS),
+        Ok(End::Found) => Ok(ExitCode::FAILURE),
+        Err(CommandError::Usage(text)) => {
+            eprintln!("sphere-gateway: {text}");
+            Ok(ExitCode::from(EXIT_USAGE))
+        }
+        Err(error) => {
+            // Its words hold those of its cause.
+            eprintln!("sphere-gateway: {error}");
+            Ok(ExitCode::FAILURE)
+        }
+    }
 }
 
 fn configuration() -> Result<Config, ExitCode> {
@@ -155,8 +202,10 @@ fn certs(
     force: bool,
 ) -> anyhow::Result<ExitCode> {
     let names: Vec<&str> = gateway_names.iter().map(String::as_str).collect();
-    let site = mint_site(&SiteSpec::local(&names, devices), clock::system().wall())?;
-    let files = site.write_to_folder(out, force)?;
+    let said = |error: CertsError| anyhow::anyhow!("{error}");
+    let site =
+        mint_site(&SiteSpec::local(&names, devices), clock::system().wall()).map_err(said)?;
+    let files = site.write_to_folder(out, force).map_err(said)?;
     files.iter().for_each(|f| println!("{}", f.display()));
     Ok(ExitCode::SUCCESS)
 }
