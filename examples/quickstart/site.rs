@@ -84,14 +84,23 @@ impl LocalSite {
 
     /// Starts the real binary and waits until it listens; devices find it.
     pub(crate) fn binary(&self, path: &Path) -> Child {
-        let mut child = Command::new(path)
+        self.launch(Command::new(path))
+    }
+
+    /// Gives `command` the gateway's environment and nothing else.
+    pub(crate) fn with_environment<'c>(&self, command: &'c mut Command) -> &'c mut Command {
+        command.env_clear().envs(&self.env)
+    }
+
+    /// The same by `command`, which runs the binary with one more argument: `run`.
+    pub(crate) fn launch(&self, mut command: Command) -> Child {
+        let mut child = self
+            .with_environment(&mut command)
             .arg("run")
-            .env_clear()
-            .envs(&self.env)
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
             .spawn()
-            .unwrap_or_else(|e| panic!("{} does not start: {e}", path.display()));
+            .unwrap_or_else(|e| panic!("{:?} does not start: {e}", command.get_program()));
         let stdout = child.stdout.take().expect("piped");
         let (found, port) = mpsc::channel();
         std::thread::spawn(move || {

@@ -10,7 +10,7 @@ const LAYERS: &[&[&str]] = &[
     &["mqtt", "iothub"],
     &["session", "auth", "route", "store"],
     &["front", "pump", "upstream"],
-    &["admin", "certs", "desired", "log"],
+    &["admin", "certs", "command", "desired", "log"],
     &["config"],
     &["gateway"],
 ];
@@ -50,7 +50,7 @@ fn sources() -> Vec<(PathBuf, String)> {
 
 /// Files that exist for tests alone (`#[cfg(test)] mod ..;`): unit tests, and the doubles and simulators that they use.
 fn is_test(path: &Path) -> bool {
-    const TEST_FILES: &[&str] = &["tests.rs", "testing.rs", "double.rs", "property.rs", "sim.rs"];
+    const TEST_FILES: &[&str] = &["tests.rs", "testing.rs", "double.rs", "property.rs"];
     let named = |name: &std::ffi::OsStr| TEST_FILES.iter().any(|t| name == *t) || name == "tests";
     path.strip_prefix(root()).is_ok_and(|p| p.components().any(|c| named(c.as_os_str())))
 }

@@ -2,16 +2,24 @@
 
 #[path = "../../examples/quickstart/device.rs"]
 mod device;
+#[path = "../../examples/quickstart/kill.rs"]
+mod kills;
 #[path = "../../examples/quickstart/site.rs"]
 mod site;
 
 mod architecture;
 mod client;
+mod commands;
+mod disk;
+mod expiry;
 mod frontend;
 mod happy;
 mod hostile;
 mod kill;
+mod live_first;
 mod outage;
 mod outcomes;
+mod process;
 mod startup;
 mod support;
+mod volume;

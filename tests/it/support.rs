@@ -1,7 +1,9 @@
 //! What tests ask of a site: a fleet with a ledger, waits with a limit, and the comparison of promises and arrivals.
 
 use std::collections::HashSet;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
+use std::path::PathBuf;
+use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,10 +13,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::device::{self, DeviceConfig, Ledger, Stops};
+use crate::process::{Process, scrape};
 use crate::site::LocalSite;
 
 /// Longest wait for something that must happen; a bound for a hang, not a measure of speed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The gateway's program.
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_sphere-gateway");
 
 /// A site, with what tests ask of it.
 pub(crate) struct World(LocalSite);
@@ -46,10 +52,19 @@ impl World {
 
     /// Runs all devices.
     pub(crate) fn fleet(&self, change: impl Fn(&mut DeviceConfig)) -> Fleet {
+        self.fleet_of(0..self.pki.devices.len(), change)
+    }
+
+    /// Runs some of the devices.
+    pub(crate) fn fleet_of(
+        &self,
+        which: Range<usize>,
+        change: impl Fn(&mut DeviceConfig),
+    ) -> Fleet {
         let tasks = TaskTracker::new();
         let stops = Stops { finish: CancellationToken::new(), abort: CancellationToken::new() };
         let mut devices = Vec::new();
-        for index in 0..self.pki.devices.len() {
+        for index in which {
             let mut config = self.device(index);
             change(&mut config);
             let ledger = Arc::new(Ledger::default());
@@ -58,6 +73,42 @@ impl World {
         }
         tasks.close();
         Fleet { devices, tasks, stops }
+    }
+
+    /// The real binary.
+    pub(crate) fn process(&self) -> Process {
+        self.process_by(Command::new(BINARY))
+    }
+
+    /// The real binary, run by `command`, which keeps its process id and takes one more argument: `run`.
+    pub(crate) fn process_by(&self, command: Command) -> Process {
+        let child = self.launch(command);
+        let mqtt = self.port.load(Ordering::Relaxed);
+        Process::new(child, mqtt)
+    }
+
+    /// The output of the binary with other arguments, in the same environment.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(BINARY);
+        self.with_environment(command.args(arguments)).output().expect("the binary runs")
+    }
+
+    /// Writes the `$edgeHub` document and has the gateway read it.
+    pub(crate) fn set_document(&mut self, document: &serde_json::Value) {
+        let file = self.beside("twin.json");
+        std::fs::write(&file, document.to_string()).expect("a document");
+        self.set("edgeHubTwinFile", &file.display().to_string());
+    }
+
+    /// A file outside of `StorageFolder`.
+    pub(crate) fn beside(&self, name: &str) -> PathBuf {
+        let storage = self.volume();
+        storage.parent().expect("the site's own folder").join(name)
+    }
+
+    /// `StorageFolder`.
+    pub(crate) fn volume(&self) -> PathBuf {
+        self.storage().parent().expect("it has edgeHub appended").to_owned()
     }
 
     /// The numbers of one device's messages at the hub, in the order of arrival.
@@ -106,6 +157,11 @@ impl Fleet {
         self.devices.iter().map(|(_, l)| l.sent.load(Ordering::Relaxed)).sum()
     }
 
+    /// Devices that are connected now.
+    pub(crate) fn connected(&self) -> usize {
+        self.devices.iter().filter(|(_, l)| l.connected.load(Ordering::Relaxed)).count()
+    }
+
     /// Waits until `more` further messages are acknowledged.
     pub(crate) async fn progress(&self, more: u64) {
         let goal = self.acked() + more;
@@ -145,16 +201,12 @@ pub(crate) async fn eventually(what: &str, mut probe: impl AsyncFnMut() -> bool)
 
 /// The gateway's metrics text.
 pub(crate) async fn metrics(gateway: &Gateway) -> String {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let address = gateway.metrics_addr().expect("metrics are on");
-    let mut socket = tokio::net::TcpStream::connect(address).await.expect("metrics answer");
-    socket
-        .write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        .await
-        .expect("request");
-    let mut text = String::new();
-    socket.read_to_string(&mut text).await.expect("answer");
-    text
+    get(gateway, "/metrics").await
+}
+
+/// The administrator's answer, head and body.
+pub(crate) async fn get(gateway: &Gateway, path: &str) -> String {
+    scrape(gateway.metrics_addr().expect("metrics are on"), path).await
 }
 
 /// The sum of all series of `name` whose labels contain all of `labels` (`key="value"`).
