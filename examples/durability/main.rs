@@ -71,7 +71,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let mut results = Map::new();
     for (name, total, share) in [
         ("power-cuts", 1_000_000, 1_000),
-        ("damages", 100_000, 100),
+        ("damages", 10_000, 100),
         ("io-faults", 100, 1),
         ("kills", 1_000, 1_000),
     ] {
