@@ -99,6 +99,8 @@ struct Run {
     tasks: TaskTracker,
     stops: Stops,
     kills: Kills,
+    /// Kills, and times that the hub went or came.
+    events: u64,
 }
 
 impl Run {
@@ -116,7 +118,7 @@ impl Run {
         }
         tasks.close();
         let kills = Kills { devices: DEVICES as u64, ..Kills::default() };
-        Self { site, devices, tasks, stops, kills }
+        Self { site, devices, tasks, stops, kills, events: 0 }
     }
 
     fn acked(&self) -> u64 {
@@ -132,9 +134,11 @@ impl Run {
     fn note_duplicates(&mut self, cycle: u64, new: u64, events: u64) {
         self.kills.duplicates += new;
         self.kills.duplicates_worst = self.kills.duplicates_worst.max(new);
-        if new > events * DUPLICATES_MAX {
-            let most = events * DUPLICATES_MAX;
-            self.violation(format!("{new} duplicates in cycle {cycle}, {most} are explained"));
+        self.events += events;
+        // Over all: what one kill repeats may arrive only after the next, while the hub is away or the machine is busy.
+        let (seen, most) = (self.kills.duplicates, self.events * DUPLICATES_MAX);
+        if seen > most {
+            self.violation(format!("{seen} duplicates up to cycle {cycle}, {most} are explained"));
         }
     }
 
