@@ -7,6 +7,9 @@ mod kills;
 #[path = "../../examples/quickstart/site.rs"]
 mod site;
 
+#[path = "../../examples/durability/readme.rs"]
+mod quoted;
+
 mod architecture;
 mod client;
 mod commands;
@@ -20,6 +23,7 @@ mod live_first;
 mod outage;
 mod outcomes;
 mod process;
+mod readme;
 mod startup;
 mod support;
 mod volume;

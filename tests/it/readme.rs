@@ -1,0 +1,28 @@
+//! The README quotes `durability.json`, and types no number of it.
+
+use serde_json::Value;
+
+use crate::quoted;
+
+#[test]
+fn the_readme_says_what_the_durability_campaign_found() {
+    let report: Value = serde_json::from_str(include_str!("../../durability.json")).expect("JSON");
+    let readme = include_str!("../../README.md");
+    let quoted = quoted::quote(readme, &report).expect("the README has the part");
+    assert!(
+        quoted == readme,
+        "run `cargo run --release --example durability -- --quote README.md` to quote the file anew"
+    );
+    assert_eq!(report["passed"], true, "nothing else is published");
+    let campaigns = report["campaigns"].as_object().expect("campaigns");
+    for (name, count, least) in [
+        ("power-cuts", "cuts", 100_000),
+        ("damages", "damages", 10_000),
+        ("io-faults", "faults", 1_000),
+        ("kills", "cycles", 1_000),
+    ] {
+        let done = campaigns[name][count].as_u64().expect("a count");
+        assert!(done >= least, "{name}: {done} of at least {least}");
+        assert_eq!(campaigns[name]["lost"], 0, "{name}");
+    }
+}
