@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 
 use crate::clock;
-use crate::log::Telemetry;
+use crate::log::Transferred;
 
 /// What goes wrong. As JSON: `{"kind":"throttle","per_second":100,"device":"d1","count":5,"duration_ms":2000}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -438,10 +438,9 @@ impl Faults {
     }
 
     /// Judges a transfer of `device`.
-    pub(crate) fn judge(&self, device: &str, messages: &[Telemetry]) -> Verdict {
+    pub(crate) fn judge(&self, device: &str, messages: Transferred<'_>) -> Verdict {
         let mut timing = Timing::Now;
-        let now = clock::now();
-        let count = messages.len() as u64;
+        let count = messages.count();
         let answer = self.ask(Some(device), |a| match &a.fault.kind {
             FaultKind::WithholdDispositions { forever } => {
                 let forever = *forever;
@@ -458,11 +457,11 @@ impl Faults {
                 None
             }
             FaultKind::Throttle { per_second } => {
-                let over = per_second.is_none_or(|rate| a.over_rate(rate, count, now));
+                let over = per_second.is_none_or(|rate| a.over_rate(rate, count, clock::now()));
                 (over && a.spend(count)).then(|| Answer::Reject(THROTTLED.to_owned()))
             }
             FaultKind::RejectMessage { condition, message_id, property } => {
-                let hit = messages.iter().any(|m| matches(m, message_id.as_deref(), property));
+                let hit = messages.any(message_id.as_deref(), property);
                 let condition = condition.clone();
                 (hit && a.spend(1)).then_some(Answer::Reject(condition))
             }
@@ -476,15 +475,3 @@ impl Faults {
 
 /// 429 on the wire (fact sheet B4).
 const THROTTLED: &str = "com.microsoft:device-container-throttled";
-
-fn matches(
-    message: &Telemetry,
-    message_id: Option<&str>,
-    property: &Option<(String, String)>,
-) -> bool {
-    let id = message.system_properties.get("message-id").map(String::as_str);
-    let property_hit = property.as_ref().is_none_or(|(name, value)| {
-        message.application_properties.get(name).and_then(Option::as_deref) == Some(value)
-    });
-    message_id.is_none_or(|wanted| id == Some(wanted)) && property_hit
-}

@@ -4,6 +4,7 @@
 //! instructions and never over an await. Must not know: frames.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use serde::Serialize;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::BodySink;
 use crate::clock::Clock;
 use crate::faults::{Fault, FaultKind, Faults};
 use crate::log::MessageLog;
@@ -25,6 +27,16 @@ pub(crate) struct Hub {
     pub(crate) faults: Faults,
     pub(crate) roster: Roster,
     pub(crate) limits: LinkLimits,
+    pub(crate) lean: Option<Lean>,
+}
+
+/// Who hears bodies in lean mode.
+pub(crate) struct Lean(pub(crate) BodySink);
+
+impl fmt::Debug for Lean {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Lean")
+    }
 }
 
 /// What the AMQP side announces.

@@ -43,9 +43,12 @@ pub use sas::{Key, sas_token};
 use crate::clock::Clock;
 use crate::faults::Faults;
 use crate::gate::Gate;
-use crate::hub::{Command, Hub, LinkLimits, Roster};
+use crate::hub::{Command, Hub, Lean, LinkLimits, Roster};
 use crate::log::{Limits, MessageLog};
 use crate::registry::Registry;
+
+/// Hears the bodies of each accepted transfer, in order: identity (`device` or `device/module`) and bodies.
+pub type BodySink = Arc<dyn Fn(&str, &[&[u8]]) + Send + Sync>;
 
 /// How a double is set up. Start from [`Config::new`].
 #[derive(Clone)]
@@ -84,6 +87,12 @@ pub struct Config {
     pub idle_timeout: Duration,
     /// Registered from the start, besides the edge.
     pub devices: Vec<DeviceSpec>,
+    /// Lean mode, for measurements beside a double that must not be what is measured. Off by default. When set, a
+    /// message's properties are not read: bodies go to this callback as they lie in the read buffer, and nothing is
+    /// kept. Then the log stays empty, nothing is told apart as duplicate or reordered, [`Counts::per_device`] stays
+    /// empty, and [`FaultKind::RejectMessage`] acts only when it names neither message-id nor property. All else
+    /// (tokens, links, the other faults, outcomes) is as ever.
+    pub lean: Option<BodySink>,
 }
 
 impl Config {
@@ -113,6 +122,7 @@ impl Config {
             message_bytes_max: 262_144,
             idle_timeout: Duration::from_secs(240),
             devices: Vec::new(),
+            lean: None,
         }
     }
 }
@@ -377,6 +387,7 @@ fn new_hub(config: &Config) -> Hub {
         log: MessageLog::new(Limits { entries_max, ids_max: config.remembered_ids_max }),
         faults: Faults::new(),
         roster: Roster::default(),
+        lean: config.lean.clone().map(Lean),
         limits: LinkLimits {
             credit: config.link_credit,
             message_bytes_max: config.message_bytes_max,

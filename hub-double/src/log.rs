@@ -114,6 +114,43 @@ pub(crate) struct Telemetry {
     pub(crate) body: Bytes,
 }
 
+/// What a transfer brought.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Transferred<'a> {
+    Read(&'a [Telemetry]),
+    /// In lean mode: so many messages, whose properties nobody read.
+    Unread(u64),
+}
+
+impl Transferred<'_> {
+    pub(crate) fn count(self) -> u64 {
+        match self {
+            Self::Read(messages) => messages.len() as u64,
+            Self::Unread(count) => count,
+        }
+    }
+
+    /// Whether one has this message-id and this property, of those that are named.
+    pub(crate) fn any(self, message_id: Option<&str>, property: &Option<(String, String)>) -> bool {
+        match self {
+            Self::Read(messages) => messages.iter().any(|m| matches(m, message_id, property)),
+            Self::Unread(count) => count > 0 && message_id.is_none() && property.is_none(),
+        }
+    }
+}
+
+fn matches(
+    message: &Telemetry,
+    message_id: Option<&str>,
+    property: &Option<(String, String)>,
+) -> bool {
+    let id = message.system_properties.get("message-id").map(String::as_str);
+    let property_hit = property.as_ref().is_none_or(|(name, value)| {
+        message.application_properties.get(name).and_then(Option::as_deref) == Some(value)
+    });
+    message_id.is_none_or(|wanted| id == Some(wanted)) && property_hit
+}
+
 /// What all messages of one transfer share.
 #[derive(Debug)]
 pub(crate) struct Stamp {
@@ -181,6 +218,17 @@ impl MessageLog {
                 let received = self.place(state, stamp, &name, message, batch_no);
                 self.keep(state, received);
             }
+            state.counts.received
+        });
+        self.total.send_replace(total);
+    }
+
+    /// Counts one transfer whose messages nobody keeps.
+    pub(crate) fn count_transfer(&self, messages: u64, body_bytes: u64) {
+        let total = self.with(|state| {
+            state.counts.transfers_accepted += 1;
+            state.counts.received += messages;
+            state.counts.body_bytes += body_bytes;
             state.counts.received
         });
         self.total.send_replace(total);

@@ -15,6 +15,7 @@ use super::frame::{
     performative, put_frame, put_heartbeat, take_frame,
 };
 use super::link::Link;
+use super::skim::Transfer;
 use super::value::{DecodeError, Value};
 use crate::hub::{Command, Handle, Hub};
 
@@ -186,6 +187,11 @@ impl Conn {
         if frame.body.is_empty() {
             return Ok(());
         }
+        if self.phase == Phase::Running
+            && let Some(transfer) = Transfer::skim(&frame.body)
+        {
+            return self.on_transfer(frame.channel, transfer, now);
+        }
         let performative = performative(frame.body)?;
         if sasl {
             self.on_sasl(performative);
@@ -242,7 +248,7 @@ impl Conn {
             }
             code::ATTACH => self.on_attach(channel, performative),
             code::FLOW => self.on_flow(channel, &performative),
-            code::TRANSFER => self.on_transfer(channel, performative, now),
+            code::TRANSFER => self.on_transfer(channel, Transfer::of(performative), now),
             code::DISPOSITION => self.on_disposition(channel, &performative),
             code::DETACH => self.on_detach(channel, &performative),
             other => Err(Fatal("amqp:not-implemented", format!("performative 0x{other:02x}"))),

@@ -12,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 use super::connection::{Conn, Fatal, WINDOW};
 use super::frame::{Layer, Performative, code, error, put_frame};
 use super::settle::rejected;
+use super::skim::Transfer;
 use super::value::Value;
 use crate::registry::{Denied, Principal};
 
@@ -51,7 +52,7 @@ struct Partial {
     delivery_id: u32,
     format: u32,
     settled: bool,
-    payload: BytesMut,
+    payload: Payload,
 }
 
 /// A whole delivery.
@@ -124,7 +125,7 @@ impl Conn {
     pub(crate) fn on_transfer(
         &mut self,
         channel: u16,
-        transfer: Performative,
+        transfer: Transfer,
         now: Instant,
     ) -> Result<(), Fatal> {
         let bytes_max = self.hub.limits.message_bytes_max;
@@ -133,7 +134,7 @@ impl Conn {
         session.next_incoming_id = session.next_incoming_id.wrapping_add(1);
         session.since_flow += 1;
         let window_low = session.since_flow >= WINDOW / 2;
-        let handle = transfer.fields.get(0).as_u32().unwrap_or(u32::MAX);
+        let handle = transfer.handle;
         let Some(link) = session.links.get_mut(&handle) else {
             return Err(Fatal("amqp:session:unattached-handle", format!("handle {handle}")));
         };
@@ -164,7 +165,7 @@ impl Conn {
             return Ok(());
         };
         let Partial { delivery_id: id, format, settled, payload } = partial;
-        let payload = payload.freeze();
+        let payload = payload.into_bytes();
         self.on_delivery(Delivery { channel, handle, id, format, settled, payload }, now);
         if credit_low || window_low {
             self.send_flow(channel, credit_low.then_some(handle));
@@ -330,6 +331,38 @@ impl Conn {
     }
 }
 
+/// The bytes of a delivery. Most come in one frame and are not copied.
+#[derive(Debug)]
+enum Payload {
+    One(Bytes),
+    Several(BytesMut),
+}
+
+impl Payload {
+    fn push(&mut self, more: Bytes) {
+        if let Self::One(first) = self {
+            *self = Self::Several(BytesMut::from(std::mem::take(first)));
+        }
+        if let Self::Several(all) = self {
+            all.extend_from_slice(&more);
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::One(bytes) => bytes.len(),
+            Self::Several(bytes) => bytes.len(),
+        }
+    }
+
+    fn into_bytes(self) -> Bytes {
+        match self {
+            Self::One(bytes) => bytes,
+            Self::Several(bytes) => bytes.freeze(),
+        }
+    }
+}
+
 /// What a frame makes of a delivery.
 enum Assembly {
     More,
@@ -351,31 +384,28 @@ impl Link {
     }
 
     /// Adds one frame (part 2, section 2.6.14). `bytes_max` bounds what is buffered.
-    fn assemble(&mut self, transfer: Performative, bytes_max: u64) -> Result<Assembly, Fatal> {
-        let fields = &transfer.fields;
-        let more = fields.get(5).as_bool() == Some(true);
-        let settled = fields.get(4).as_bool() == Some(true);
-        if fields.get(9).as_bool() == Some(true) {
+    fn assemble(&mut self, transfer: Transfer, bytes_max: u64) -> Result<Assembly, Fatal> {
+        if transfer.aborted {
             self.partial = None;
             return Ok(Assembly::More);
         }
         let mut partial = match self.partial.take() {
             Some(mut partial) => {
-                partial.payload.extend_from_slice(&transfer.payload);
+                partial.payload.push(transfer.payload);
                 partial
             }
             None => Partial {
-                delivery_id: fields.get(1).as_u32().ok_or_else(no_delivery_id)?,
-                format: fields.get(3).as_u32().unwrap_or(0),
-                settled,
-                payload: BytesMut::from(transfer.payload),
+                delivery_id: transfer.delivery_id.ok_or_else(no_delivery_id)?,
+                format: transfer.format,
+                settled: transfer.settled,
+                payload: Payload::One(transfer.payload),
             },
         };
-        partial.settled |= settled;
+        partial.settled |= transfer.settled;
         if partial.payload.len() as u64 > bytes_max {
             return Ok(Assembly::TooLarge);
         }
-        if more {
+        if transfer.more {
             self.partial = Some(partial);
             return Ok(Assembly::More);
         }

@@ -6,6 +6,7 @@
 //!      attach, link, settle   who may hold a link; flow and transfer; telemetry into the log and outcomes back
 //!        cbs         put-token and what a link's identity may do
 //!        message     sections, batches, properties
+//!        skim        lean mode: the same bytes walked for nothing but the bodies; transfer headers read without allocation
 //!      frame, value  framing and the type system
 //! ```
 
@@ -17,4 +18,5 @@ pub(crate) mod frame;
 pub(crate) mod link;
 pub(crate) mod message;
 pub(crate) mod settle;
+pub(crate) mod skim;
 pub(crate) mod value;

@@ -11,9 +11,12 @@ use super::connection::{Conn, Settlement};
 use super::frame::{Layer, code, error, put_frame};
 use super::link::Delivery;
 use super::message::{FORMAT_BATCH, telemetry};
+use super::skim;
 use super::value::Value;
 use crate::faults::{Answer, Timing};
-use crate::log::Stamp;
+use crate::hub::Lean;
+use crate::log::{Stamp, Transferred};
+use crate::registry::Principal;
 
 impl Conn {
     pub(super) fn on_telemetry(
@@ -30,18 +33,16 @@ impl Conn {
             let words = format!("message format 0x{:08x}", delivery.format);
             return self.answer(delivery, rejected("amqp:not-implemented", &words));
         }
+        if self.hub.lean.is_some() {
+            return self.on_lean(delivery, &principal, now);
+        }
         let messages = match telemetry(delivery.format, delivery.payload.clone()) {
             Ok(messages) => messages,
             Err(e) => return self.answer(delivery, rejected("amqp:decode-error", &e.to_string())),
         };
         self.messages_read += messages.len() as u64;
-        let verdict = self.hub.faults.judge(&principal.device, &messages);
-        let outcome = match &verdict.answer {
-            Answer::Accept => Value::described_list(code::ACCEPTED, Vec::new()),
-            Answer::Reject(condition) => rejected(condition, "by the fault script"),
-            Answer::Release => Value::described_list(code::RELEASED, Vec::new()),
-            Answer::Modify => Value::described_list(code::MODIFIED, vec![Value::Bool(true)]),
-        };
+        let verdict = self.hub.faults.judge(&principal.device, Transferred::Read(&messages));
+        let outcome = outcome(&verdict.answer);
         if verdict.answer == Answer::Accept {
             let enqueued_time = self.hub.clock.wall_ms();
             let mut stamped = (*annotations).clone();
@@ -55,6 +56,41 @@ impl Conn {
             self.hub.log.count(|counts| counts.transfers_refused += 1);
         }
         self.answer_when(delivery, outcome, verdict.timing, now);
+    }
+
+    /// Lean mode: bodies to whoever asked for them, nothing into the log.
+    fn on_lean(&mut self, delivery: &Delivery, principal: &Principal, now: Instant) {
+        let hub = Arc::clone(&self.hub);
+        let Some(Lean(sink)) = &hub.lean else {
+            return;
+        };
+        let decoded;
+        let mut bodies = Vec::new();
+        if !skim::bodies(delivery.format, &delivery.payload, &mut bodies) {
+            // Nothing that the gateway sends, but legal perhaps: read it properly.
+            bodies.clear();
+            decoded = match telemetry(delivery.format, delivery.payload.clone()) {
+                Ok(messages) => messages,
+                Err(e) => {
+                    return self.answer(delivery, rejected("amqp:decode-error", &e.to_string()));
+                }
+            };
+            bodies.extend(decoded.iter().map(|message| &message.body[..]));
+        }
+        let count = bodies.len() as u64;
+        self.messages_read += count;
+        let verdict = hub.faults.judge(&principal.device, Transferred::Unread(count));
+        if verdict.answer == Answer::Accept {
+            match &principal.module {
+                None => sink(&principal.device, &bodies),
+                Some(_) => sink(&principal.to_string(), &bodies),
+            }
+            let bytes: usize = bodies.iter().map(|body| body.len()).sum();
+            hub.log.count_transfer(count, bytes as u64);
+        } else {
+            hub.log.count(|counts| counts.transfers_refused += 1);
+        }
+        self.answer_when(delivery, outcome(&verdict.answer), verdict.timing, now);
     }
 
     fn answer_when(&mut self, delivery: &Delivery, outcome: Value, timing: Timing, now: Instant) {
@@ -115,6 +151,15 @@ impl Conn {
                 put_accepted(&mut self.out, *channel, first, last);
             }
         }
+    }
+}
+
+fn outcome(answer: &Answer) -> Value {
+    match answer {
+        Answer::Accept => Value::described_list(code::ACCEPTED, Vec::new()),
+        Answer::Reject(condition) => rejected(condition, "by the fault script"),
+        Answer::Release => Value::described_list(code::RELEASED, Vec::new()),
+        Answer::Modify => Value::described_list(code::MODIFIED, vec![Value::Bool(true)]),
     }
 }
 

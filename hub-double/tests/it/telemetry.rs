@@ -1,14 +1,18 @@
 //! What arrives, and what the double makes of it.
 
+use std::sync::{Arc, Mutex};
+
 use fe2o3_amqp::Sendable;
 use fe2o3_amqp_types::messaging::{
     Address, ApplicationProperties, Data, Message, MessageAnnotations, Outcome, Properties,
 };
 use fe2o3_amqp_types::primitives::{Binary, SimpleValue, Symbol, Timestamp, Value};
 
+use hub_double::{Fault, FaultKind, HubDouble};
+
 use super::client::{
-    Client, HUB, child_of, device_token, message, now_secs, rejected_with, send, send_batch,
-    with_hub,
+    Client, HUB, child_of, config, device_token, message, now_secs, rejected_with, send,
+    send_batch, with_hub,
 };
 
 /// A message with all that a device may set.
@@ -165,4 +169,43 @@ async fn absolute_addresses_and_devices_with_keys_work() {
         client.connection.close().await.expect("closed");
     })
     .await;
+}
+
+/// Lean mode hands on the same bodies in the same order, answers the same, and keeps nothing.
+#[tokio::test]
+async fn lean_mode_gives_bodies_away_and_keeps_nothing() {
+    let heard = Arc::new(Mutex::new(Vec::<(String, Vec<u8>)>::new()));
+    let ears = Arc::clone(&heard);
+    let mut config = config();
+    config.lean = Some(Arc::new(move |identity, bodies| {
+        let mut heard = ears.lock().expect("no test panics in here");
+        heard.extend(bodies.iter().map(|body| (identity.to_owned(), body.to_vec())));
+    }));
+    let hub = HubDouble::start(config).await.expect("loopback has free ports");
+    let (mut client, mut link) = child_of(&hub, "child1").await;
+    let large = "x".repeat(70_000);
+    let batch = vec![message("a", 1, "one"), message("b", 2, &large), message("c", 3, "three")];
+    let outcome = send_batch(&mut link, batch).await.expect("an outcome");
+    assert!(matches!(outcome, Outcome::Accepted(_)), "{outcome:?}");
+    send(&mut link, "d", 4).await.expect("an outcome");
+    let mut other = client.child("child2").await;
+    send(&mut other, "d", 4).await.expect("an outcome");
+    let refused = hub.fault(Fault::new(FaultKind::Release).times(1));
+    let outcome = send(&mut link, "e", 5).await.expect("an outcome");
+    assert!(matches!(outcome, Outcome::Released(_)), "{outcome:?}");
+    hub.clear_fault(refused);
+    let expected = [
+        ("child1", "one"),
+        ("child1", &large),
+        ("child1", "three"),
+        ("child1", "body"),
+        ("child2", "body"),
+    ];
+    let expected = expected.map(|(who, body)| (who.to_owned(), body.as_bytes().to_vec()));
+    assert!(*heard.lock().expect("as above") == expected, "bodies in order");
+    let counts = hub.counts();
+    assert_eq!((counts.received, counts.transfers_accepted, counts.transfers_refused), (5, 3, 1));
+    assert_eq!(counts.body_bytes, 70_000 + 3 + 5 + 4 + 4);
+    assert!(hub.messages().is_empty() && counts.per_device.is_empty());
+    hub.shutdown().await;
 }
