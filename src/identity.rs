@@ -33,12 +33,29 @@ fn check(text: &str) -> Result<(), IdError> {
     if text.len() > ID_BYTES_MAX {
         return Err(IdError::TooLong(text.len()));
     }
-    let allowed = |c: char| c.is_ascii_alphanumeric() || "-:.+%_#*?!(),=@;$'".contains(c);
-    match text.chars().find(|c| !allowed(*c)) {
-        Some(c) => Err(IdError::Character(c)),
+    match text.bytes().position(|b| !ALLOWED[usize::from(b)]) {
+        // What is before it is ASCII, so a character begins there.
+        Some(at) => Err(IdError::Character(text[at..].chars().next().unwrap_or_default())),
         None => Ok(()),
     }
 }
+
+/// IoT Hub's alphabet: every record that is read back is checked against it.
+const ALLOWED: [bool; 256] = {
+    let mut allowed = [false; 256];
+    let mut byte = 0;
+    while byte < 128_u8 {
+        allowed[byte as usize] = byte.is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let others = b"-:.+%_#*?!(),=@;$'";
+    let mut at = 0;
+    while at < others.len() {
+        allowed[others[at] as usize] = true;
+        at += 1;
+    }
+    allowed
+};
 
 macro_rules! id_type {
     ($(#[$doc:meta])* $name:ident) => {

@@ -231,8 +231,15 @@ impl Message {
     }
 
     /// Reads the stored form; the body shares `stored`'s memory.
-    pub fn decode(mut stored: Bytes) -> Result<Self, DecodeError> {
-        let b = &mut stored;
+    pub fn decode(stored: Bytes) -> Result<Self, DecodeError> {
+        Self::decode_after(stored, None)
+    }
+
+    /// The same, when the sender of the record before is known: a device's records mostly follow one another, and share its
+    /// name then.
+    pub fn decode_after(mut stored: Bytes, before: Option<&Identity>) -> Result<Self, DecodeError> {
+        let mut b: &[u8] = &stored;
+        let b = &mut b;
         let version = take_u8(b, "version")?;
         if version != VERSION {
             return Err(DecodeError::Version(version));
@@ -242,32 +249,44 @@ impl Message {
             return Err(DecodeError::Short("received"));
         }
         let received = UnixMillis(b.get_u64_le());
-        let device = DeviceId::parse(&take_text(b, "device id")?)?;
-        let name = if flags & FLAG_MODULE == 0 {
-            ClientName::Device(device)
-        } else {
-            ClientName::Module(device, ModuleId::parse(&take_text(b, "module id")?)?)
+        let device = take_text(b, "device id")?;
+        let module = if flags & FLAG_MODULE == 0 { None } else { Some(take_text(b, "module id")?) };
+        let same = |known: &&Identity| {
+            known.device().as_str() == device && known.module().map(ModuleId::as_str) == module
         };
-        let mut system = Vec::new();
-        for _ in 0..take_u8(b, "system properties")? {
+        let sender = match (before.filter(same), module) {
+            (Some(known), _) => known.clone(),
+            (None, None) => Identity::vouched(ClientName::Device(DeviceId::parse(device)?)),
+            (None, Some(module)) => Identity::vouched(ClientName::Module(
+                DeviceId::parse(device)?,
+                ModuleId::parse(module)?,
+            )),
+        };
+        let count = take_u8(b, "system properties")?;
+        let mut system = Vec::with_capacity(usize::from(count).min(SystemKey::ALL.len()));
+        for _ in 0..count {
             let code = take_u8(b, "system properties")?;
             let key = SystemKey::from_code(code).ok_or(DecodeError::Key(code))?;
-            system.push((key, take_long(b, "system properties")?));
+            system.push((key, take_long(b, "system properties")?.into()));
         }
         if b.remaining() < 2 {
             return Err(DecodeError::Short("properties"));
         }
-        let mut properties = Vec::new();
-        for _ in 0..b.get_u16_le() {
-            let name = take_long(b, "properties")?;
+        let count = usize::from(b.get_u16_le());
+        // Each takes five bytes or more: a damaged number reserves no more than there can be.
+        let mut properties = Vec::with_capacity(count.min(b.len() / 5));
+        for _ in 0..count {
+            let name = take_long(b, "properties")?.into();
             let value = match take_u8(b, "properties")? {
                 0 => None,
-                _ => Some(take_long(b, "properties")?),
+                _ => Some(take_long(b, "properties")?.into()),
             };
             properties.push((name, value));
         }
+        let body = stored.len() - b.len();
+        stored.advance(body);
         Ok(Self {
-            source: Source { sender: Identity::vouched(name) },
+            source: Source { sender },
             system: SystemProperties(system),
             properties: Properties(properties),
             body: stored,
@@ -300,11 +319,11 @@ fn put_long(out: &mut BytesMut, text: &str) {
     out.put_slice(text.as_bytes());
 }
 
-fn take_u8(b: &mut Bytes, what: &'static str) -> Result<u8, DecodeError> {
+fn take_u8(b: &mut &[u8], what: &'static str) -> Result<u8, DecodeError> {
     if b.has_remaining() { Ok(b.get_u8()) } else { Err(DecodeError::Short(what)) }
 }
 
-fn take_text(b: &mut Bytes, what: &'static str) -> Result<Text, DecodeError> {
+fn take_text<'b>(b: &mut &'b [u8], what: &'static str) -> Result<&'b str, DecodeError> {
     if b.remaining() < 2 {
         return Err(DecodeError::Short(what));
     }
@@ -312,7 +331,7 @@ fn take_text(b: &mut Bytes, what: &'static str) -> Result<Text, DecodeError> {
     take_str(b, len, what)
 }
 
-fn take_long(b: &mut Bytes, what: &'static str) -> Result<Text, DecodeError> {
+fn take_long<'b>(b: &mut &'b [u8], what: &'static str) -> Result<&'b str, DecodeError> {
     if b.remaining() < 4 {
         return Err(DecodeError::Short(what));
     }
@@ -320,12 +339,10 @@ fn take_long(b: &mut Bytes, what: &'static str) -> Result<Text, DecodeError> {
     take_str(b, len, what)
 }
 
-fn take_str(b: &mut Bytes, len: usize, what: &'static str) -> Result<Text, DecodeError> {
-    if b.remaining() < len {
-        return Err(DecodeError::Short(what));
-    }
-    let bytes = b.split_to(len);
-    std::str::from_utf8(&bytes).map(Into::into).map_err(|_| DecodeError::Utf8(what))
+fn take_str<'b>(b: &mut &'b [u8], len: usize, what: &'static str) -> Result<&'b str, DecodeError> {
+    let (text, rest) = b.split_at_checked(len).ok_or(DecodeError::Short(what))?;
+    *b = rest;
+    std::str::from_utf8(text).map_err(|_| DecodeError::Utf8(what))
 }
 
 #[cfg(test)]
@@ -354,6 +371,20 @@ mod tests {
     fn stored_form_round_trips() {
         let message = sample();
         assert_eq!(Message::decode(message.encode()), Ok(message));
+    }
+
+    #[test]
+    fn the_sender_of_the_record_before_is_taken_only_if_it_is_the_same() {
+        let message = sample();
+        let device = DeviceId::parse("d").unwrap();
+        for before in [
+            message.source.sender.clone(),
+            Identity::vouched(ClientName::Device(device.clone())),
+            Identity::vouched(ClientName::Module(device, ModuleId::parse("n").unwrap())),
+        ] {
+            let got = Message::decode_after(message.encode(), Some(&before));
+            assert_eq!(got, Ok(message.clone()));
+        }
     }
 
     #[test]

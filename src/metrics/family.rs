@@ -47,6 +47,20 @@ pub(super) enum Cell {
     Summary(Mutex<Sketch>),
 }
 
+impl Cell {
+    /// Adds to a counter.
+    pub(super) fn add(&self, count: u64) {
+        match self {
+            Self::Counter(n) => {
+                n.fetch_add(count, Ordering::Relaxed);
+            }
+            Self::Gauge(_) | Self::Summary(_) => {
+                debug_assert!(false, "only counters are counted up")
+            }
+        }
+    }
+}
+
 /// Help, labels and kind of a family.
 pub(super) struct Shape {
     pub(super) name: String,
@@ -103,14 +117,7 @@ impl Family {
 
     /// Adds to a counter.
     pub(super) fn add(&self, values: &[&str], count: u64) {
-        match &*self.cell(values) {
-            Cell::Counter(n) => {
-                n.fetch_add(count, Ordering::Relaxed);
-            }
-            Cell::Gauge(_) | Cell::Summary(_) => {
-                debug_assert!(false, "only counters are counted up")
-            }
-        }
+        self.cell(values).add(count);
     }
 
     /// Sets a gauge.
@@ -123,16 +130,16 @@ impl Family {
 
     /// Observes a value of a summary.
     pub(super) fn observe(&self, values: &[&str], value: f64) {
-        self.observe_all(values, std::iter::once(value));
+        self.observe_in(&self.cell(values), std::iter::once((value, 1)));
     }
 
-    /// Observes values of one summary.
-    pub(super) fn observe_all(&self, values: &[&str], observed: impl Iterator<Item = f64>) {
-        match &*self.cell(values) {
+    /// Observes values, each so many times, in `cell`, which is one of this family's summaries.
+    pub(super) fn observe_in(&self, cell: &Cell, observed: impl Iterator<Item = (f64, u32)>) {
+        match cell {
             Cell::Summary(sketch) => {
                 let now = self.0.clock.monotonic();
                 let mut sketch = sketch.lock().unwrap_or_else(PoisonError::into_inner);
-                observed.for_each(|value| sketch.observe(value, now));
+                observed.for_each(|(value, times)| sketch.observe(value, times, now));
             }
             Cell::Counter(_) | Cell::Gauge(_) => debug_assert!(false, "only summaries observe"),
         }
@@ -151,7 +158,8 @@ impl Family {
         table.len -= gone;
     }
 
-    fn cell(&self, values: &[&str]) -> Arc<Cell> {
+    /// The cell of a series, which is made if it is not there. To be kept only for series that are never taken away.
+    pub(super) fn cell(&self, values: &[&str]) -> Arc<Cell> {
         debug_assert_eq!(values.len(), self.0.shape.labels.len(), "{}", self.0.shape.name);
         let table = self.0.series.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(cell) = table.find(values) {

@@ -5,9 +5,9 @@
 //! Must not know: metrics names.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
-use super::family::OTHER;
+use super::family::{Cell, OTHER};
 use crate::identity::Identity;
 
 /// Most device and module ids with series of their own.
@@ -28,9 +28,33 @@ pub(super) struct Labels {
 
 #[derive(Default)]
 struct Ids {
-    /// So that a module's `device/module` is put together once.
-    by_identity: HashMap<Identity, Arc<str>>,
+    by_identity: HashMap<Identity, Arc<Known>>,
     texts: HashSet<Arc<str>>,
+}
+
+/// A client that has a label of its own, with the series that every one of its messages counts in: found by one look-up
+/// of the identity, in place of one for each series. They are made when first counted in, and never taken away.
+pub(super) struct Known {
+    /// `device` or `device/module`.
+    pub(super) id: Arc<str>,
+    /// What came in without an output name.
+    pub(super) received: OnceLock<Received>,
+    /// What was sent without an output name, in the priority that was counted first.
+    pub(super) sent: OnceLock<Sent>,
+}
+
+/// Series of what a client sends to the gateway.
+pub(super) struct Received {
+    pub(super) count: Arc<Cell>,
+    pub(super) size: Arc<Cell>,
+}
+
+/// Series of what the gateway sends for a client.
+pub(super) struct Sent {
+    pub(super) priority: Box<str>,
+    pub(super) count: Arc<Cell>,
+    pub(super) send: Arc<Cell>,
+    pub(super) process: Arc<Cell>,
 }
 
 /// A label value: shared text, or `other`.
@@ -54,8 +78,8 @@ impl Labels {
     /// The `id` of an authenticated client: `device` or `device/module`.
     pub(super) fn id(&self, who: &Identity) -> Label {
         let ids = self.ids.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(label) = ids.by_identity.get(who) {
-            return Label::Own(Arc::clone(label));
+        if let Some(known) = ids.by_identity.get(who) {
+            return Label::Own(Arc::clone(&known.id));
         }
         if ids.texts.len() >= IDS_MAX {
             // A text that has its label already keeps it; a full table is a rare state, so it may cost an allocation.
@@ -68,10 +92,18 @@ impl Labels {
         drop(ids);
         let mut ids = self.ids.write().unwrap_or_else(PoisonError::into_inner);
         let label = claim(&mut ids.texts, &who.to_string(), IDS_MAX);
-        if let Label::Own(text) = &label {
-            ids.by_identity.insert(who.clone(), Arc::clone(text));
+        if let Label::Own(id) = &label {
+            let (received, sent) = (OnceLock::new(), OnceLock::new());
+            let known = Known { id: Arc::clone(id), received, sent };
+            ids.by_identity.insert(who.clone(), Arc::new(known));
         }
         label
+    }
+
+    /// What is kept of a client that has counted before; `None`: it has not, or is beyond the limit.
+    pub(super) fn of(&self, who: &Identity) -> Option<Arc<Known>> {
+        let ids = self.ids.read().unwrap_or_else(PoisonError::into_inner);
+        ids.by_identity.get(who).map(Arc::clone)
     }
 
     /// An id that the program itself vouches for.

@@ -24,8 +24,8 @@ use std::time::Duration;
 use prometheus::{Registry, TextEncoder};
 
 use self::family::{Family, Kind, Shape};
-use self::labels::Labels;
 pub use self::labels::{IDS_MAX, OUTPUTS_MAX, STRANGERS_MAX};
+use self::labels::{Labels, Received, Sent};
 use crate::clock::{self, SharedClock};
 use crate::identity::Identity;
 
@@ -107,9 +107,24 @@ impl Metrics {
 
     /// A message of `bytes` body bytes came in.
     pub fn message_received(&self, from: &Identity, output: Option<&str>, bytes: usize) {
-        let id = self.labels.id(from);
-        self.families.received.inc(&[self.labels.output(output), &id]);
-        self.families.size.observe(&[&id], bytes as f64);
+        let f = &self.families;
+        let once = std::iter::once((bytes as f64, 1));
+        if output.is_none()
+            && let Some(known) = self.labels.of(from)
+        {
+            let made = || self.series_received(&known.id, "");
+            let series = known.received.get_or_init(made);
+            series.count.add(1);
+            return f.size.observe_in(&series.size, once);
+        }
+        let series = self.series_received(&self.labels.id(from), self.labels.output(output));
+        series.count.add(1);
+        f.size.observe_in(&series.size, once);
+    }
+
+    fn series_received(&self, id: &str, output: &str) -> Received {
+        let f = &self.families;
+        Received { count: f.received.cell(&[output, id]), size: f.size.cell(&[id]) }
     }
 
     /// The hub has taken messages in one send operation: `send` is that alone, `process` of each counts from when it was
@@ -122,14 +137,40 @@ impl Metrics {
         send: Duration,
         process: impl ExactSizeIterator<Item = Duration>,
     ) {
-        let id = self.labels.id(from);
-        let output = self.labels.output(output);
+        if output.is_none()
+            && let Some(known) = self.labels.of(from)
+        {
+            let series = known.sent.get_or_init(|| self.series_sent(&known.id, "", priority));
+            if *series.priority == *priority {
+                return self.count_sent(series, send, process);
+            }
+        }
+        let series = self.series_sent(&self.labels.id(from), self.labels.output(output), priority);
+        self.count_sent(&series, send, process);
+    }
+
+    fn series_sent(&self, id: &str, output: &str, priority: &str) -> Sent {
+        let f = &self.families;
+        Sent {
+            priority: priority.into(),
+            count: f.sent.cell(&[id, UPSTREAM, output, "", priority]),
+            send: f.send_seconds.cell(&[id, UPSTREAM, output, ""]),
+            process: f.process_seconds.cell(&[id, UPSTREAM, priority]),
+        }
+    }
+
+    fn count_sent(
+        &self,
+        series: &Sent,
+        send: Duration,
+        process: impl ExactSizeIterator<Item = Duration>,
+    ) {
         let (f, count) = (&self.families, process.len());
-        f.sent.add(&[&id, UPSTREAM, output, "", priority], count as u64);
-        let sends = std::iter::repeat_n(send.as_secs_f64(), count);
-        f.send_seconds.observe_all(&[&id, UPSTREAM, output, ""], sends);
-        let process = process.map(|took| took.as_secs_f64());
-        f.process_seconds.observe_all(&[&id, UPSTREAM, priority], process);
+        series.count.add(count as u64);
+        let times = u32::try_from(count).unwrap_or(u32::MAX);
+        f.send_seconds.observe_in(&series.send, std::iter::once((send.as_secs_f64(), times)));
+        let process = process.map(|took| (took.as_secs_f64(), 1));
+        f.process_seconds.observe_in(&series.process, process);
     }
 
     /// A message was dropped on purpose (`no_route`, `ttl_expiry`, ...).

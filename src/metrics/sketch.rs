@@ -31,6 +31,9 @@ pub(super) struct Sketch {
     current: usize,
     /// Sorted by bucket.
     rows: Vec<Row>,
+    /// The value observed last, and its place among the rows: what is observed mostly repeats (bodies of one size,
+    /// whole milliseconds), and a logarithm for each would cost more than the counting.
+    last: Option<(f64, usize)>,
     sum: f64,
     count: u64,
 }
@@ -51,14 +54,24 @@ impl Sketch {
     /// A sketch whose quantiles look back `age`.
     pub(super) fn new(age: Duration, now: Instant) -> Self {
         let slice = age / SLICES as u32;
-        Self { slice, began: now, current: 0, rows: Vec::new(), sum: 0.0, count: 0 }
+        Self { slice, began: now, current: 0, rows: Vec::new(), last: None, sum: 0.0, count: 0 }
     }
 
-    /// Counts `value` (not negative).
-    pub(super) fn observe(&mut self, value: f64, now: Instant) {
+    /// Counts `value` (not negative) `times` times.
+    pub(super) fn observe(&mut self, value: f64, times: u32, now: Instant) {
         self.turn(now);
-        self.sum += value;
-        self.count += 1;
+        self.sum += value * f64::from(times);
+        self.count += u64::from(times);
+        let at = match self.last {
+            Some((last, at)) if last == value => at,
+            _ => self.row_of(value),
+        };
+        let count = &mut self.rows[at].counts[self.current];
+        *count = count.saturating_add(times);
+    }
+
+    /// The place of `value`'s row, which is made if it is not there.
+    fn row_of(&mut self, value: f64) -> usize {
         let bucket = bucket_of(value);
         let at = match self.rows.binary_search_by_key(&bucket, |row| row.bucket) {
             Ok(at) => at,
@@ -67,8 +80,8 @@ impl Sketch {
                 at
             }
         };
-        let count = &mut self.rows[at].counts[self.current];
-        *count = count.saturating_add(1);
+        self.last = Some((value, at));
+        at
     }
 
     /// All values ever.
@@ -105,11 +118,12 @@ impl Sketch {
 
     /// Moves the ring on to `now`, dropping the slices that are too old.
     fn turn(&mut self, now: Instant) {
-        let passed = now.saturating_duration_since(self.began).as_nanos();
-        let steps = passed / self.slice.as_nanos().max(1);
-        if steps == 0 {
+        let passed = now.saturating_duration_since(self.began);
+        if passed < self.slice {
             return;
         }
+        let steps = passed.as_nanos() / self.slice.as_nanos().max(1);
+        self.last = None;
         for _ in 0..steps.min(SLICES as u128) {
             self.current = (self.current + 1) % SLICES;
             for row in &mut self.rows {
@@ -148,7 +162,7 @@ mod tests {
         let now = origin();
         let mut s = Sketch::new(HOUR, now);
         for i in 1..=10_000 {
-            s.observe(f64::from(i) / 100.0, now);
+            s.observe(f64::from(i) / 100.0, 1, now);
         }
         let got = s.quantiles([0.1, 0.5, 0.9, 0.99], now);
         for (got, exact) in got.into_iter().zip([10.0, 50.0, 90.0, 99.0]) {
@@ -162,8 +176,8 @@ mod tests {
     fn old_values_leave_the_window_but_stay_in_sum_and_count() {
         let start = origin();
         let mut s = Sketch::new(HOUR, start);
-        s.observe(1.0, start);
-        s.observe(100.0, start + HOUR / 2);
+        s.observe(1.0, 1, start);
+        s.observe(100.0, 1, start + HOUR / 2);
         let near = |got: f64, want: f64| (got - want).abs() <= ERROR_MAX * want * 1.0001;
         let at = |s: &mut Sketch, after| s.quantiles([0.1, 0.99], start + after);
         let [low, high] = at(&mut s, HOUR * 3 / 4);
@@ -180,11 +194,11 @@ mod tests {
         let now = origin();
         let mut s = Sketch::new(HOUR, now);
         for value in [0.0, -1.0, f64::NAN, f64::INFINITY, f64::MAX, f64::MIN_POSITIVE] {
-            s.observe(value, now);
+            s.observe(value, 1, now);
         }
         let mut value = 1e-9;
         while value < 1e15 {
-            s.observe(value, now);
+            s.observe(value, 1, now);
             value *= 1.01;
         }
         assert!(s.rows.len() <= 417, "{}", s.rows.len());

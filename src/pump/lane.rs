@@ -117,10 +117,15 @@ impl Lane {
         self.expiry
     }
 
+    /// Whether [`Self::take_expired`] would look through what waits.
+    pub(super) fn may_have_expired(&self, now: Instant, gone: Offset) -> bool {
+        let front_is_gone = self.waiting.front().is_some_and(|i| i.place.offset < gone);
+        front_is_gone || self.expiry.is_some_and(|at| at <= now)
+    }
+
     /// Takes out what waits and has expired, or lies below `gone`: the store has removed that. What is under way stays.
     pub(super) fn take_expired(&mut self, now: Instant, gone: Offset) -> Vec<Item> {
-        let front_is_gone = self.waiting.front().is_some_and(|i| i.place.offset < gone);
-        if !front_is_gone && self.expiry.is_none_or(|at| at > now) {
+        if !self.may_have_expired(now, gone) {
             return Vec::new();
         }
         let mut expired = Vec::new();
@@ -193,7 +198,9 @@ impl Lane {
     /// Takes the next batch out for delivery: at least one message.
     pub(super) fn take_batch(&mut self, now: Instant, config: &Config) -> Vec<Message> {
         assert!(self.wants_turn(), "one delivery at a time, and never an empty one");
-        let mut messages = Vec::new();
+        let most = self.batch_messages_max(config).min(self.waiting.len());
+        let mut messages = Vec::with_capacity(most);
+        self.flight.reserve(most);
         let mut bytes = 0;
         while messages.len() < self.batch_messages_max(config) {
             let Some(size) = self.waiting.front().map(|i| i.place.stored.len()) else {

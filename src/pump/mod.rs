@@ -72,6 +72,7 @@ mod newer;
 mod outcome;
 mod parked;
 mod parking;
+mod patience;
 mod place;
 pub mod precedence;
 mod run;
@@ -81,6 +82,8 @@ mod window;
 
 #[cfg(test)]
 mod double;
+#[cfg(test)]
+mod draining;
 #[cfg(test)]
 mod expiring;
 #[cfg(test)]
@@ -113,9 +116,9 @@ pub struct Config {
     /// Most bytes of one delivery, by an estimate on the safe side (stored bytes + 128 a message). The hub takes
     /// 256 KiB; one message alone is delivered whatever its size, and the endpoint judges it.
     pub batch_bytes_max: usize,
-    /// Most deliveries of unparked lanes under way at once. What they hold is in the window already, so this is as much
-    /// as the hub's side takes: after a reconnect each sender asks for a token first, and 256 such requests may wait.
-    /// Fewer would keep many senders of a few messages each waiting for one another's round trips.
+    /// Most deliveries of unparked lanes under way at once. What they hold is in the window already, so this is as many
+    /// as the window has messages: fewer would keep many senders of a few messages each waiting for one another's round
+    /// trips. (How many of them may be signing in at once is the endpoint's to limit.)
     pub lanes_max: usize,
     /// Most deliveries of parked lanes under way at once, on top of `lanes_max`: own slots, so that neither starves
     /// the other.
@@ -146,7 +149,7 @@ impl Default for Config {
             window_bytes_max: 4 << 20,
             batch_messages_max: 500,
             batch_bytes_max: 240 << 10,
-            lanes_max: 240,
+            lanes_max: 1024,
             parked_deliveries_max: 16,
             backoff: seconds(1, 60),
             unauthenticated_backoff: seconds(30, 600),

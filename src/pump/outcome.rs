@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use super::deadletter::DeadLetter;
 use super::lane::{Surroundings, Verdict};
 use super::log::LogError;
-use super::run::{Burial, End, Event, READ_PAUSE, Running, Who};
+use super::patience::READ_PAUSE;
+use super::run::{Burial, End, Event, Running, Who};
 use crate::deliver::Outcome;
 use crate::identity::Identity;
 use crate::message::{Message, SystemKey};
@@ -42,21 +43,27 @@ impl Running {
     ) {
         let now = self.clock.monotonic();
         self.count(sender, &outcome);
+        // What has come back may have expired meanwhile.
+        let mut may_have_expired = true;
         let verdict = match who {
             Who::Parked(name) => self.on_parked_sent(name, outcome, batch),
             Who::Lane(_) | Who::Stray => {
                 self.sending -= 1;
                 match self.lanes.get_mut(sender) {
                     Some(lane) => {
-                        Some(lane.judge(outcome, batch, now, &self.config, &mut self.rng))
+                        let verdict = lane.judge(outcome, batch, now, &self.config, &mut self.rng);
+                        may_have_expired = lane.may_have_expired(now, self.log.settled());
+                        self.sweeps.note(lane.expiry());
+                        Some(verdict)
                     }
                     None => self.on_inherited_sent(sender, outcome, batch),
                 }
             }
         };
         let Some(verdict) = verdict else { return };
-        // What has come back may have expired meanwhile.
-        self.expire_lane(sender, now);
+        if may_have_expired {
+            self.expire_lane(sender, now);
+        }
         if let Verdict::Finish(_, messages) = &verdict {
             self.delivered_at = Some(now);
             self.offline_streak = 0;

@@ -24,6 +24,7 @@ use super::lane::Lane;
 use super::log::{Appended, Log, LogError, Logs};
 use super::newer::Barrier;
 use super::parked::{Name, Parked};
+use super::patience::{open_patiently, read_patiently};
 use super::place::{Item, Place};
 use super::precedence::Standing;
 use super::timers::Timers;
@@ -35,9 +36,6 @@ use crate::identity::Identity;
 use crate::message::{DecodeError, Message};
 use crate::metrics::{Metrics, priority_label};
 use crate::store::{Chunk, Offset, QueueId, Record};
-
-/// Pause before a read that failed is repeated.
-pub(super) const READ_PAUSE: Duration = Duration::from_secs(1);
 
 /// Most events taken in before the loop starts new work and settles again.
 const EVENTS_PER_TURN: usize = 256;
@@ -149,41 +147,6 @@ pub(super) async fn run(pump: Pump, stop: CancellationToken) -> Result<(), End> 
             return Ok(());
         }
         running.wait(&stop).await?;
-    }
-}
-
-/// Reads; a failure that may pass is repeated after a pause.
-pub(super) async fn read_patiently(
-    log: &dyn Log,
-    from: Offset,
-    records_max: usize,
-    bytes_max: usize,
-) -> Result<Chunk, LogError> {
-    loop {
-        match log.read(from, records_max, bytes_max).await {
-            Err(LogError::Full(why)) => {
-                tracing::warn!(%why, "cannot read the queue now: trying again");
-                tokio::time::sleep(READ_PAUSE).await;
-            }
-            other => return other,
-        }
-    }
-}
-
-async fn open_patiently(
-    logs: &dyn Logs,
-    id: &QueueId,
-    standing: &mut Standing,
-) -> Result<Arc<dyn Log>, LogError> {
-    loop {
-        match logs.open(id).await {
-            Err(LogError::Full(why)) => {
-                standing.hold(false);
-                tracing::warn!(queue = %id, %why, "cannot open the queue now: trying again");
-                tokio::time::sleep(READ_PAUSE).await;
-            }
-            other => return other,
-        }
     }
 }
 
@@ -301,10 +264,17 @@ impl Running {
             let Some(sender) = self.ring.pop_front() else {
                 break;
             };
-            self.expire_lane(&sender, now);
-            let Some(lane) = self.lanes.get_mut(&sender) else {
+            let gone = self.log.settled();
+            let Some(mut lane) = self.lanes.get_mut(&sender) else {
                 continue;
             };
+            if lane.may_have_expired(now, gone) {
+                self.expire_lane(&sender, now);
+                let Some(left) = self.lanes.get_mut(&sender) else {
+                    continue;
+                };
+                lane = left;
+            }
             lane.queued = false;
             if let Some(burial) = lane.take_condemned() {
                 self.start_burial(Who::Lane(sender), burial);
@@ -355,9 +325,10 @@ impl Running {
         self.window.advance_to(counted);
         let mut text = String::new();
         let mut met = BTreeSet::new();
+        let mut before = None;
         let now = self.clock.monotonic();
         for record in chunk.records {
-            match self.admit(record, &mut text, now) {
+            match self.admit(record, &mut text, &mut before, now) {
                 Ok(name) => met.extend(name),
                 Err(end) => {
                     self.bar(end)?;
@@ -374,11 +345,12 @@ impl Running {
     }
 
     /// One record enters the window. Gives the parked sender that now holds it, if there is one. `text` is room for
-    /// formatting.
+    /// formatting, `before` the sender of the record before.
     fn admit(
         &mut self,
         record: Record,
         text: &mut String,
+        before: &mut Option<Identity>,
         now: Instant,
     ) -> Result<Option<Name>, End> {
         let (offset, bytes) = (record.offset, record.payload.len());
@@ -387,7 +359,7 @@ impl Running {
             return Ok(None);
         }
         let place = Place::from(record);
-        let message = match Message::decode(place.stored.clone()) {
+        let message = match Message::decode_after(place.stored.clone(), before.as_ref()) {
             Ok(message) => message,
             Err(e) => {
                 self.window.push(offset, bytes, None);
@@ -396,6 +368,7 @@ impl Running {
             }
         };
         let sender = message.source.sender.clone();
+        before.replace(sender.clone());
         self.window.push(offset, bytes, Some(sender.clone()));
         if self.ends_at_once(&place, &message, now) {
             return Ok(None);
@@ -408,9 +381,15 @@ impl Running {
                 return Ok(Some(parked.name()));
             }
         }
-        let lane = self.lanes.entry(sender.clone()).or_insert_with(Lane::new);
+        let lane = match self.lanes.get_mut(&sender) {
+            Some(lane) => lane,
+            None => self.lanes.entry(sender.clone()).or_insert_with(Lane::new),
+        };
         lane.push(Item { place, message });
-        self.enqueue(&sender);
+        if lane.wants_turn() && !lane.queued {
+            lane.queued = true;
+            self.ring.push_back(sender);
+        }
         Ok(None)
     }
 

@@ -65,15 +65,22 @@ impl<T> Window<T> {
 
     /// The record at `offset` needs nothing more from this queue. Every record is finished exactly once.
     pub(super) fn finish(&mut self, offset: Offset) {
-        let at = self
-            .entries
-            .binary_search_by_key(&offset, |e| e.offset)
-            .expect("only records in the window are finished");
+        let at = self.place_of(offset).expect("only records in the window are finished");
         assert!(!self.entries[at].finished, "a record is finished once");
         self.entries[at].finished = true;
         while self.entries.front().is_some_and(|e| e.finished) {
             self.bytes -= self.entries.pop_front().map_or(0, |e| e.bytes);
         }
+    }
+
+    /// Offsets mostly follow one another: then the place is the distance from the first.
+    fn place_of(&self, offset: Offset) -> Option<usize> {
+        let distance = offset.0.checked_sub(self.entries.front()?.offset.0)?;
+        let guess = usize::try_from(distance).ok()?;
+        if self.entries.get(guess).is_some_and(|e| e.offset == offset) {
+            return Some(guess);
+        }
+        self.entries.binary_search_by_key(&offset, |e| e.offset).ok()
     }
 
     /// Everything below is finished.

@@ -17,8 +17,9 @@ use fe2o3_amqp::link::delivery::Sendable;
 use fe2o3_amqp_types::definitions::Fields;
 use fe2o3_amqp_types::messaging::{Batch, Data, Message as AmqpMessage, Source};
 use fe2o3_amqp_types::primitives::{Symbol, Value};
+use futures_util::future::BoxFuture;
 use rand::Rng;
-use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
+use tokio::sync::{Mutex as AsyncMutex, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -27,6 +28,7 @@ use super::cbs::{CbsError, PutToken};
 use super::encode::{self, Packed};
 use super::names;
 use super::outcome::{self, Verdict, retry};
+use super::sending::Sendings;
 use super::sessions::{Link, Sessions};
 use super::token::TokenSource;
 use super::{Config, Shared};
@@ -35,12 +37,18 @@ use crate::identity::{ClientName, Identity};
 use crate::iothub::sas::{self, SignError};
 use crate::message::{Message, SystemKey};
 
+/// Identities that get their token and their link at the same time, at most: a reconnect sends all of them, `$cbs` lets
+/// no more than 256 requests wait, and attaches that queue up open sessions.
+const SETUPS_MAX: usize = 240;
+
 /// An open connection.
 pub(super) struct Live {
     shared: Arc<Shared>,
     cbs: mpsc::Sender<PutToken>,
     sessions: Sessions,
     slots: Mutex<HashMap<Identity, Arc<Slot>>>,
+    setups: Semaphore,
+    sendings: Sendings,
     /// Cancelled when the connection is over, by whoever notices first.
     pub(super) severed: CancellationToken,
     /// Senders whose last deliveries ran into the time limit, since anyone's last success.
@@ -89,6 +97,8 @@ impl Live {
             cbs,
             sessions,
             slots: Mutex::default(),
+            setups: Semaphore::new(SETUPS_MAX),
+            sendings: Sendings::default(),
             severed,
             timed_out: Mutex::default(),
             probing: AtomicBool::new(false),
@@ -125,49 +135,99 @@ impl Live {
 
     /// At most two attempts: the second with a fresh token when the hub refused the identity, or on a new link when a
     /// link that had been idle turned out to be gone.
+    ///
+    /// What only happens now and then is boxed: this future is made for every delivery.
     async fn deliver_here(self: &Arc<Self>, sender: &Identity, batch: &[Message]) -> Outcome {
         let slot = self.slot(sender);
         // A delivery of the same sender out of another queue waits here until this one is answered: batches do not mix, and no
         // time limit runs meanwhile. Between queues no order is promised.
         let mut state = slot.link.lock().await;
         let was_open = matches!(*state, LinkState::Open(_));
-        match self.attempt(sender, batch, &slot, &mut state, false).await {
+        if !was_open || slot.times().renew_at.is_none() {
+            let set_up = Box::pin(self.set_up(sender, batch, &slot, &mut state, false)).await;
+            if let Err(verdict) = set_up {
+                return match verdict {
+                    Verdict::Unauthorized(detail) => {
+                        self.again(sender, batch, &slot, &mut state, Some(detail)).await
+                    }
+                    Verdict::LinkLost(_) if was_open => {
+                        self.again(sender, batch, &slot, &mut state, None).await
+                    }
+                    verdict => verdict.last(),
+                };
+            }
+        }
+        match self.transfer_on(sender, batch, &slot, &mut state).await {
             Verdict::Unauthorized(detail) => {
-                tracing::debug!(%sender, %detail, "refused by the hub; trying once more with a fresh token");
-                *state = LinkState::Closed;
-                slot.times().renew_at = None;
-                self.attempt(sender, batch, &slot, &mut state, true).await.last()
+                self.again(sender, batch, &slot, &mut state, Some(detail)).await
             }
             Verdict::LinkLost(_) if was_open => {
-                self.attempt(sender, batch, &slot, &mut state, false).await.last()
+                self.again(sender, batch, &slot, &mut state, None).await
             }
             verdict => verdict.last(),
         }
     }
 
-    async fn attempt(
+    /// The second attempt: with a fresh token if the hub `refused` the first in these words.
+    fn again<'a>(
+        self: &'a Arc<Self>,
+        sender: &'a Identity,
+        batch: &'a [Message],
+        slot: &'a Arc<Slot>,
+        state: &'a mut LinkState,
+        refused: Option<String>,
+    ) -> BoxFuture<'a, Outcome> {
+        Box::pin(async move {
+            let fresh = refused.is_some();
+            if let Some(detail) = refused {
+                tracing::debug!(%sender, %detail, "refused by the hub; trying once more with a fresh token");
+                *state = LinkState::Closed;
+                slot.times().renew_at = None;
+            }
+            match self.set_up(sender, batch, slot, state, fresh).await {
+                Ok(()) => self.transfer_on(sender, batch, slot, state).await.last(),
+                Err(verdict) => verdict.last(),
+            }
+        })
+    }
+
+    /// Sees to it that the identity has a token and an open link.
+    async fn set_up(
         self: &Arc<Self>,
         sender: &Identity,
         batch: &[Message],
         slot: &Arc<Slot>,
         state: &mut LinkState,
         fresh: bool,
-    ) -> Verdict {
-        if slot.times().renew_at.is_none()
-            && let Err(verdict) = self.authorize(sender, slot, fresh).await
-        {
-            return verdict;
+    ) -> Result<(), Verdict> {
+        // Never closed: the wait is for a place. No time limit runs meanwhile.
+        let _place = self.setups.acquire().await;
+        if slot.times().renew_at.is_none() {
+            self.authorize(sender, slot, fresh).await?;
         }
-        // While the link is out of its slot, dropping this future drops (and so detaches) the link.
-        let mut link = match self.take_link(sender, batch, state).await {
-            Ok(link) => link,
+        match self.open_link(sender, batch, state).await {
+            Ok(()) => Ok(()),
             Err(verdict) => {
                 slot.times().open = false;
-                return verdict;
+                Err(verdict)
             }
+        }
+    }
+
+    /// Transfers over the open link.
+    async fn transfer_on(
+        self: &Arc<Self>,
+        sender: &Identity,
+        batch: &[Message],
+        slot: &Slot,
+        state: &mut LinkState,
+    ) -> Verdict {
+        // While the link is out of its slot, dropping this future drops (and so detaches) the link.
+        let LinkState::Open(mut link) = std::mem::replace(state, LinkState::Closed) else {
+            unreachable!("it was opened by the caller")
         };
         slot.times().open = false;
-        match self.transfer(sender, batch, &mut link.sender).await {
+        match self.transfer(sender, batch, &mut link).await {
             Ok(outcome) => {
                 let now = self.now();
                 let mut times = slot.times();
@@ -214,17 +274,15 @@ impl Live {
         self: &Arc<Self>,
         sender: &Identity,
         batch: &[Message],
-        link: &mut Sender,
+        link: &mut Link,
     ) -> Result<Verdict, Verdict> {
         let limit = self.config().batch_bytes_max;
-        let limit = link
-            .max_message_size()
-            .and_then(|max| usize::try_from(max).ok())
-            .map_or(limit, |max| max.min(limit));
-        let to = names::telemetry_address(sender.name());
+        let size_max = link.sender.as_ref().and_then(Sender::max_message_size);
+        let limit =
+            size_max.and_then(|max| usize::try_from(max).ok()).map_or(limit, |max| max.min(limit));
         let metrics = &self.shared.metrics;
         let mut left_out = |what| metrics.counted("property_left_out", what);
-        let packed = match encode::pack(batch, &to, limit, &mut left_out) {
+        let packed = match encode::pack(batch, &link.address, limit, &mut left_out) {
             Ok(packed) => packed,
             Err(too_large) => {
                 return Ok(Verdict::Outcome(Outcome::Rejected {
@@ -234,41 +292,42 @@ impl Live {
             }
         };
         for packed in packed {
-            match timeout(self.config().operation_timeout, link.send(sendable(packed))).await {
+            let sender_half = link.sender.take().expect("no transfer has it");
+            let limit = self.config().operation_timeout;
+            match timeout(limit, self.sendings.send(sender_half, sendable(packed))).await {
                 Err(_) => {
                     self.suspect(sender);
                     return Err(Verdict::Outcome(retry("timeout")));
                 }
-                Ok(Err(error)) => return Err(outcome::of_send_error(error)),
-                Ok(Ok(disposition)) => match outcome::of_disposition(disposition) {
-                    Verdict::Outcome(Outcome::Delivered) => {}
-                    other => return Ok(other),
-                },
+                Ok((sender_half, answer)) => {
+                    link.sender = Some(sender_half);
+                    match answer {
+                        Err(error) => return Err(outcome::of_send_error(error)),
+                        Ok(disposition) => match outcome::of_disposition(disposition) {
+                            Verdict::Outcome(Outcome::Delivered) => {}
+                            other => return Ok(other),
+                        },
+                    }
+                }
             }
         }
         Ok(Verdict::Outcome(Outcome::Delivered))
     }
 
-    /// Takes the open link out of `state`, or attaches one.
-    async fn take_link(
+    /// Attaches a link if none is open.
+    async fn open_link(
         self: &Arc<Self>,
         sender: &Identity,
         batch: &[Message],
         state: &mut LinkState,
-    ) -> Result<Box<Link>, Verdict> {
+    ) -> Result<(), Verdict> {
         if let LinkState::Closed = state {
             self.make_room();
             let model = batch.iter().find_map(|m| m.system.get(SystemKey::ModelId));
             *state = LinkState::Attaching(self.start_attach(sender, model));
         }
-        let attaching = match std::mem::replace(state, LinkState::Closed) {
-            LinkState::Open(link) => return Ok(link),
-            LinkState::Attaching(attaching) => attaching,
-            LinkState::Closed => unreachable!("just replaced"),
-        };
-        // Back into its place before the wait: dropping this future must not lose the link that is on its way.
-        *state = LinkState::Attaching(attaching);
-        let LinkState::Attaching(attaching) = state else { unreachable!("just set") };
+        // It stays in its place during the wait: dropping this future must not lose the link that is on its way.
+        let LinkState::Attaching(attaching) = state else { return Ok(()) };
         match timeout(self.config().operation_timeout, attaching).await {
             Err(_) => {
                 self.suspect(sender);
@@ -276,7 +335,9 @@ impl Live {
             }
             Ok(attached) => {
                 *state = LinkState::Closed;
-                attached.unwrap_or(Err(Verdict::ConnectionLost))
+                let link = attached.unwrap_or(Err(Verdict::ConnectionLost))?;
+                *state = LinkState::Open(link);
+                Ok(())
             }
         }
     }
@@ -299,12 +360,14 @@ impl Live {
                 let builder = Sender::builder()
                     .name(format!("telemetry-{number}"))
                     .source(Source::builder().address(format!("telemetry-{number}-source")).build())
-                    .target(address)
+                    .target(address.as_str())
                     .properties(properties);
                 let sender = builder.attach(turn.session()).await;
                 let place = turn.done();
                 Some(
-                    sender.map(|s| Box::new(Link::new(s, place))).map_err(outcome::of_attach_error),
+                    sender
+                        .map(|s| Box::new(Link::new(s, address, place)))
+                        .map_err(outcome::of_attach_error),
                 )
             };
             tokio::select! {

@@ -23,11 +23,13 @@ mod backoff;
 mod cbs;
 mod connect;
 mod encode;
+mod gather;
 mod live;
 mod names;
 mod outcome;
 pub mod refresh;
 pub mod scope_api;
+mod sending;
 mod sessions;
 pub mod tls;
 mod token;
@@ -298,8 +300,14 @@ impl Upstream {
         // Until the connection is handed out, giving up this future ends it and its tasks.
         let unless_done = severed.clone().drop_guard();
         let stream = connect::dial(&peer, &shared.tls).await?;
-        let handle =
-            connect::open(&peer, stream, shared.config.silence_max, severed.clone()).await?;
+        let handle = connect::open(
+            &peer,
+            stream,
+            shared.config.silence_max,
+            severed.clone(),
+            &shared.tracker,
+        )
+        .await?;
 
         let (begins, begin_requests) = mpsc::channel(64);
         let (end, ended) = tokio::sync::oneshot::channel();

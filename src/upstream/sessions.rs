@@ -126,14 +126,17 @@ impl Turn {
 
 /// An attached telemetry link; detaches when dropped.
 pub(super) struct Link {
-    pub(super) sender: Sender,
+    /// `None` while a transfer has it.
+    pub(super) sender: Option<Sender>,
+    /// Where it leads: what its messages say in `to`.
+    pub(super) address: String,
     /// Held for its drop, after the sender's.
     _place: Place,
 }
 
 impl Link {
-    pub(super) fn new(sender: Sender, place: Place) -> Self {
-        Self { sender, _place: place }
+    pub(super) fn new(sender: Sender, address: String, place: Place) -> Self {
+        Self { sender: Some(sender), address, _place: place }
     }
 }
 
