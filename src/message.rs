@@ -201,7 +201,18 @@ const FLAG_MODULE: u8 = 1;
 impl Message {
     /// The stored form.
     pub fn encode(&self) -> Bytes {
-        let mut out = BytesMut::with_capacity(self.encoded_len_hint());
+        self.encode_and_add(None)
+    }
+
+    /// The stored form as it is after `id` was set as message id; there is none yet.
+    pub fn encode_with_id(&self, id: &str) -> Bytes {
+        debug_assert!(self.system.get(SystemKey::MessageId).is_none(), "one value a key");
+        self.encode_and_add(Some((SystemKey::MessageId, id)))
+    }
+
+    fn encode_and_add(&self, added: Option<(SystemKey, &str)>) -> Bytes {
+        let more = added.map_or(0, |(_, value)| 5 + value.len());
+        let mut out = BytesMut::with_capacity(self.encoded_len() + more);
         out.put_u8(VERSION);
         out.put_u8(if self.source.sender.module().is_some() { FLAG_MODULE } else { 0 });
         out.put_u64_le(self.received.0);
@@ -209,9 +220,10 @@ impl Message {
         if let Some(module) = self.source.sender.module() {
             put_text(&mut out, module.as_str());
         }
-        out.put_u8(u8::try_from(self.system.0.len()).expect("keys are unique and fewer than 256"));
-        for (key, value) in &self.system.0 {
-            out.put_u8(*key as u8);
+        let count = self.system.0.len() + usize::from(added.is_some());
+        out.put_u8(u8::try_from(count).expect("keys are unique and fewer than 256"));
+        for (key, value) in self.system.iter().chain(added) {
+            out.put_u8(key as u8);
             put_long(&mut out, value);
         }
         // A packet of 256 KiB cannot hold 65,536 properties: each takes at least two bytes ("a&") of a topic, and a
@@ -227,6 +239,7 @@ impl Message {
             }
         }
         out.put_slice(&self.body);
+        debug_assert_eq!(out.len(), self.encoded_len() + more, "the length is exact");
         out.freeze()
     }
 
@@ -294,16 +307,16 @@ impl Message {
         })
     }
 
-    fn encoded_len_hint(&self) -> usize {
-        let system: usize = self.system.0.iter().map(|(_, v)| v.len() + 5).sum();
-        let properties: usize = self
-            .properties
-            .0
-            .iter()
-            .map(|(k, v)| k.len() + v.as_ref().map_or(0, |v| v.len()) + 9)
-            .sum();
-        // 17 = version, flags, received, two lengths, two counts; ids are at most 128 + 128 bytes.
-        17 + 256 + system + properties + self.body.len()
+    /// How long the stored form is: a buffer of exactly that size needs no second allocation to be shared.
+    fn encoded_len(&self) -> usize {
+        let sender = &self.source.sender;
+        let module = sender.module().map_or(0, |module| 2 + module.as_str().len());
+        let system: usize = self.system.0.iter().map(|(_, v)| 5 + v.len()).sum();
+        let properties = self.properties.0.iter();
+        let properties: usize =
+            properties.map(|(k, v)| 5 + k.len() + v.as_ref().map_or(0, |v| 4 + v.len())).sum();
+        // 15 = version, flags, received, the device id's length, two counts.
+        15 + sender.device().as_str().len() + module + system + properties + self.body.len()
     }
 }
 

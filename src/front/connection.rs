@@ -15,18 +15,21 @@
 //! else; a connection that was taken over hands nothing to the store after its newcomer was let in.
 //! Must not know: what is upstream.
 
+mod alarm;
 mod handover;
 mod wire;
 
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tracing::{debug, error, info};
 
+use self::alarm::Alarm;
 use self::handover::{HandOver, Step};
 use self::wire::{Wire, WireEvent};
 use super::ingest::Ingest;
@@ -48,6 +51,9 @@ const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Packets that are served before other connections get a turn on this thread.
 const PACKETS_PER_TURN: usize = 64;
+
+/// Outputs that a connection keeps room for.
+const OUTPUTS_KEPT: usize = 32;
 
 /// Limits of a connection.
 #[derive(Debug, Clone)]
@@ -93,6 +99,7 @@ pub async fn run<S>(
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let limits = front.config.session;
+    let leave = stop.child_token();
     let mut connection = Connection {
         wire: Wire::new(stream, front.config.write_timeout),
         chain,
@@ -100,6 +107,8 @@ pub async fn run<S>(
         session: Session::new(limits, front.clock.monotonic()),
         handover: HandOver::new(front.appender.clone(), limits.inflight_max),
         front,
+        stop,
+        leave,
         seat: None,
         admitted: false,
         claimed: None,
@@ -108,8 +117,8 @@ pub async fn run<S>(
         ended: None,
         drained: false,
     };
-    connection.serve(&stop).await;
-    connection.leave().await;
+    connection.serve().await;
+    Box::pin(connection.leave()).await;
 }
 
 struct Connection<S> {
@@ -119,6 +128,10 @@ struct Connection<S> {
     front: Arc<Front>,
     session: Session,
     handover: HandOver,
+    /// The gateway stops.
+    stop: CancellationToken,
+    /// The same, or this connection is to make room: one thing to watch instead of two.
+    leave: CancellationToken,
     seat: Option<Seat>,
     /// Whether it was let in.
     admitted: bool,
@@ -133,8 +146,7 @@ struct Connection<S> {
 
 /// What woke the connection.
 enum Wake {
-    Stop,
-    Displaced,
+    Leave,
     Store(Step),
     Wire(WireEvent),
     Deadline,
@@ -144,19 +156,23 @@ impl<S> Connection<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    async fn serve(&mut self, stop: &CancellationToken) {
+    async fn serve(&mut self) {
+        let leave = self.leave.clone();
+        // Made once: each would have to join and leave a list that all connections share, for every packet.
+        let mut left = pin!(leave.cancelled());
+        let mut alarm = Alarm::new();
         loop {
             self.progress().await;
             if self.ended.is_some() {
                 return;
             }
-            match self.wait(stop).await {
-                Wake::Stop => {
-                    self.drain().await;
+            match self.wait(left.as_mut(), &mut alarm).await {
+                Wake::Leave if self.stop.is_cancelled() => {
+                    Box::pin(self.drain()).await;
                     self.drained = true;
                     self.close(CloseReason::environment("shutdown", "the gateway stops"));
                 }
-                Wake::Displaced => self.close(displaced()),
+                Wake::Leave => self.close(displaced()),
                 Wake::Store(step) => self.stored(step),
                 Wake::Wire(event) => self.wired(event),
                 Wake::Deadline => {
@@ -205,17 +221,20 @@ where
     }
 
     /// Sleeps until something happens. Every branch may be dropped half-way without losing anything.
-    async fn wait(&mut self, stop: &CancellationToken) -> Wake {
+    async fn wait(
+        &mut self,
+        left: Pin<&mut WaitForCancellationFuture<'_>>,
+        alarm: &mut Alarm,
+    ) -> Wake {
+        self.handover.start();
         let may_read = self.may_take();
         self.session.set_reading(may_read, self.front.clock.monotonic());
-        let deadline = self.session.deadline().map(tokio::time::Instant::from_std);
-        let seat = &self.seat;
+        alarm.set(self.session.deadline());
         tokio::select! {
-            () = stop.cancelled() => Wake::Stop,
-            () = async { seat.as_ref().expect("guarded").asked_to_leave().await }, if seat.is_some() => Wake::Displaced,
+            () = left => Wake::Leave,
             step = self.handover.step() => Wake::Store(step),
             event = self.wire.event(may_read) => Wake::Wire(event),
-            () = async { tokio::time::sleep_until(deadline.expect("guarded")).await }, if deadline.is_some() => Wake::Deadline,
+            () = std::future::poll_fn(|cx| alarm.poll_ring(cx)) => Wake::Deadline,
         }
     }
 
@@ -223,17 +242,20 @@ where
         match step {
             Step::Taken(Ok(())) => {}
             Step::Taken(Err(e)) => self.not_stored(e),
-            Step::Receipts(receipts) => self.take_receipts(receipts),
+            Step::Receipt(first) => self.take_receipts(first),
         }
     }
 
-    fn take_receipts(&mut self, receipts: Vec<Receipt>) {
+    /// All that are there: the PUBACKs of one commit leave together.
+    fn take_receipts(&mut self, first: Receipt) {
         let now = self.front.clock.monotonic();
-        for receipt in receipts {
+        let mut next = Some(first);
+        while let Some(receipt) = next {
             match receipt.result {
                 Ok(durable) => self.session.on_durable(durable, now, &mut self.outputs),
                 Err(e) => return self.not_stored(e),
             }
+            next = self.handover.more();
         }
     }
 
@@ -259,10 +281,11 @@ where
     /// Carries out what the session wants, in order, until it wants nothing more.
     async fn perform(&mut self) {
         while !self.outputs.is_empty() {
-            for output in std::mem::take(&mut self.outputs) {
+            let mut outputs = std::mem::take(&mut self.outputs);
+            for output in outputs.drain(..) {
                 match output {
                     Output::Send(packet) => self.send(&packet),
-                    Output::Authenticate(request) => self.authenticate(*request).await,
+                    Output::Authenticate(request) => Box::pin(self.authenticate(*request)).await,
                     Output::Route { tag, message } => self.route(tag, message),
                     Output::TwinRequest(request) => self.refuse_twin(&request),
                     Output::MethodResponse { .. } => {
@@ -272,6 +295,10 @@ where
                     Output::Acknowledged(_) | Output::Subscribed(..) | Output::Unsubscribed(_) => {}
                     Output::Close(reason) => self.ended = Some(reason),
                 }
+            }
+            // The buffer serves again, unless it has become large.
+            if self.outputs.capacity() == 0 && outputs.capacity() <= OUTPUTS_KEPT {
+                self.outputs = outputs;
             }
         }
     }
@@ -319,7 +346,7 @@ where
     async fn take_seat(&mut self, identity: &Identity) -> Result<(), Refusal> {
         let later =
             |label, detail| Refusal { code: ConnectReturnCode::ServerUnavailable, label, detail };
-        let entered = self.front.roster.enter(identity);
+        let entered = self.front.roster.enter(identity, self.leave.clone());
         let (seat, older) = entered.map_err(|full| later("clients_max", full.to_string()))?;
         let seat = self.seat.insert(seat);
         if let Some(older) = older {
@@ -331,7 +358,8 @@ where
             }
         }
         // Between the verdict and the seat nobody could ask us to leave.
-        if seat.is_asked_to_leave() || !self.front.authenticator.still_admits(identity) {
+        let displaced_by_now = seat.is_asked_to_leave() && !self.stop.is_cancelled();
+        if displaced_by_now || !self.front.authenticator.still_admits(identity) {
             let CloseReason { label, detail, .. } = displaced();
             return Err(later(label, detail.into_owned()));
         }
@@ -346,7 +374,7 @@ where
             message.system.set(SystemKey::ModelId, model_id.clone());
         }
         let receipt = self.handover.receipt_to(tag);
-        match self.front.ingest.prepare(message, receipt) {
+        match self.front.ingest.prepare(&message, receipt) {
             Some(append) => self.handover.push(append),
             None => {
                 let now = self.front.clock.monotonic();
@@ -400,7 +428,7 @@ where
 
     /// The end. What was received goes to the store first, then the seat is given back, and only then the peer gets the
     /// time for a farewell: a newcomer of this identity waits for the first and not for the last.
-    async fn leave(mut self) {
+    async fn leave(&mut self) {
         // At a stop the time for receipts was the time for this, too.
         let limit = if self.drained { Duration::ZERO } else { self.front.config.drain_timeout };
         let handed = tokio::time::timeout(limit, self.handover.finish()).await;

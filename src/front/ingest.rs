@@ -5,7 +5,6 @@
 //! Invariant: a message is appended once, naming every queue that its routes select, so that one receipt answers for
 //! all of them. Must not know: MQTT packets, sockets.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -40,33 +39,33 @@ impl Ingest {
 
     /// The append for `message`, or `None` when no route selects it (acknowledged, dropped and counted as `no_route`,
     /// as the reference does).
-    pub fn prepare(&self, mut message: Message, receipt: ReceiptTo) -> Option<Append> {
-        let mut targets: Vec<Target> = Vec::new();
-        let output = message.system.get(SystemKey::OutputName).map(str::to_owned);
+    pub fn prepare(&self, message: &Message, receipt: ReceiptTo) -> Option<Append> {
+        let output = message.system.get(SystemKey::OutputName);
         let sender = &message.source.sender;
-        self.metrics.message_received(sender, output.as_deref(), message.body.len());
-        self.routes.load().evaluate(&message, &mut targets);
-        if targets.is_empty() {
-            self.metrics.message_dropped("no_route", sender, output.as_deref());
+        self.metrics.message_received(sender, output, message.body.len());
+        let mut queues: Vec<AppendTo> = Vec::new();
+        for target in self.routes.load().matching(message) {
+            if !queues.iter().any(|to| Arc::ptr_eq(&to.queue.endpoint, &target.endpoint_id)) {
+                queues.reserve_exact(1);
+                queues.push(self.queue(target));
+            }
+        }
+        if queues.is_empty() {
+            self.metrics.message_dropped("no_route", sender, output);
             return None;
         }
-        if message.system.get(SystemKey::MessageId).is_none() {
-            message.system.set(SystemKey::MessageId, self.ids.next());
-        }
-        Some(Append {
-            queues: targets.into_iter().map(|target| self.queue(target)).collect(),
-            payload: message.encode(),
-            since: None,
-            receipt,
-            class: AppendClass::Ingress,
-        })
+        let payload = match message.system.get(SystemKey::MessageId) {
+            Some(_) => message.encode(),
+            None => message.encode_with_id(self.ids.next().as_str()),
+        };
+        Some(Append { queues, payload, since: None, receipt, class: AppendClass::Ingress })
     }
 
-    fn queue(&self, target: Target) -> AppendTo {
+    fn queue(&self, target: &Target) -> AppendTo {
         let live = target.live_first
             && target.endpoint == Endpoint::Upstream
             && self.live.is_open(target.priority);
-        let (endpoint, priority) = (target.endpoint_id, target.priority);
+        let (endpoint, priority) = (Arc::clone(&target.endpoint_id), target.priority);
         AppendTo {
             queue: QueueId { endpoint, priority, live, lane: None },
             ttl_secs: target.ttl_secs,
@@ -79,20 +78,53 @@ impl Ingest {
 /// after 100,000 starts.
 #[derive(Debug)]
 struct MessageIds {
-    start: u64,
+    /// The digits, and the dash behind them.
+    start: [u8; START_BYTES],
     count: AtomicU64,
 }
 
+/// 16 hex digits and a dash.
+const START_BYTES: usize = 17;
+
+/// As many digits as the highest count has.
+const COUNT_BYTES: usize = 20;
+
 impl MessageIds {
     fn new(start: u64) -> Self {
+        let digits = format!("{start:016x}-");
+        let start = digits.as_bytes().try_into().expect("16 digits and a dash");
         Self { start, count: AtomicU64::new(0) }
     }
 
-    fn next(&self) -> String {
-        let mut id = String::with_capacity(32);
-        let count = self.count.fetch_add(1, Ordering::Relaxed);
-        write!(id, "{:016x}-{count}", self.start).expect("writing to a String cannot fail");
-        id
+    fn next(&self) -> MessageIdText {
+        let mut count = self.count.fetch_add(1, Ordering::Relaxed);
+        let mut text = [0; START_BYTES + COUNT_BYTES];
+        text[..START_BYTES].copy_from_slice(&self.start);
+        let mut digits = [0; COUNT_BYTES];
+        let mut at = COUNT_BYTES;
+        loop {
+            at -= 1;
+            digits[at] = b'0' + u8::try_from(count % 10).expect("a digit");
+            count /= 10;
+            if count == 0 {
+                break;
+            }
+        }
+        let len = START_BYTES + COUNT_BYTES - at;
+        text[START_BYTES..len].copy_from_slice(&digits[at..]);
+        MessageIdText { text, len }
+    }
+}
+
+/// A message id on the stack: it goes straight into the stored form.
+struct MessageIdText {
+    text: [u8; START_BYTES + COUNT_BYTES],
+    len: usize,
+}
+
+impl MessageIdText {
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.text[..self.len]).expect("digits and a dash")
     }
 }
 
@@ -123,7 +155,7 @@ mod tests {
         let table = Arc::new(ArcSwap::from_pointee(table));
         let ingest = Ingest::new(table, Arc::clone(gate), metrics);
         let receipt = ReceiptTo::new(0, mpsc::channel(1).0, &AppendChain::new());
-        let append = ingest.prepare(leaf(), receipt).unwrap();
+        let append = ingest.prepare(&leaf(), receipt).unwrap();
         append.queues.iter().map(|to| to.queue.to_string()).collect()
     }
 
@@ -136,6 +168,14 @@ mod tests {
             body: "b".into(),
             received: crate::clock::UnixMillis(0),
         }
+    }
+
+    #[test]
+    fn message_ids_count_up_behind_the_digits_of_this_start() {
+        let ids = MessageIds::new(0xab);
+        assert_eq!(ids.next().as_str(), "00000000000000ab-0");
+        ids.count.store(u64::MAX, Ordering::Relaxed);
+        assert_eq!(ids.next().as_str(), format!("00000000000000ab-{}", u64::MAX));
     }
 
     #[test]

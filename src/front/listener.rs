@@ -101,7 +101,9 @@ impl Admitted {
         if let Err(e) = self.socket.set_nodelay(true) {
             debug!(peer = %self.peer, "TCP_NODELAY not set: {e}");
         }
-        let handshake = tokio::time::timeout(self.timeout, self.acceptor.accept(self.socket));
+        // On the heap while it runs: the task would else keep room for it as long as the device is connected.
+        let accept = Box::pin(self.acceptor.accept(self.socket));
+        let handshake = tokio::time::timeout(self.timeout, accept);
         let outcome = tokio::select! {
             () = stop.cancelled() => return,
             outcome = handshake => outcome,
@@ -120,7 +122,8 @@ impl Admitted {
             }
         };
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
-        connection::run(stream, chain, self.peer, front, stop).await;
+        // A box each: futures hold what they were given beside what they made of it.
+        Box::pin(connection::run(Box::new(stream), chain, self.peer, front, stop)).await;
     }
 }
 

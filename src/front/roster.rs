@@ -62,21 +62,23 @@ impl Roster {
         Arc::new(Self { clients_max, seats: Mutex::default() })
     }
 
-    /// Seats `identity`, displacing an older connection of the same identity (which is told to leave).
+    /// Seats `identity`, displacing an older connection of the same identity (whose `leave` is
+    /// cancelled, as this one is when it is displaced or dismissed).
     ///
     /// # Errors
     /// [`Full`] when the limit is reached and the identity has no seat yet.
-    pub fn enter(self: &Arc<Self>, identity: &Identity) -> Result<(Seat, Option<Displaced>), Full> {
+    pub fn enter(
+        self: &Arc<Self>,
+        identity: &Identity,
+        leave: CancellationToken,
+    ) -> Result<(Seat, Option<Displaced>), Full> {
         let mut seats = self.lock();
         if !seats.live.contains_key(identity) && seats.live.len() >= self.clients_max {
             return Err(Full(self.clients_max));
         }
         seats.next_serial += 1;
-        let occupant = Occupant {
-            serial: seats.next_serial,
-            leave: CancellationToken::new(),
-            gone: CancellationToken::new(),
-        };
+        let occupant =
+            Occupant { serial: seats.next_serial, leave, gone: CancellationToken::new() };
         let displaced = seats.live.insert(identity.clone(), occupant.clone()).map(|old| {
             old.leave.cancel();
             Displaced(old.gone)
@@ -120,7 +122,8 @@ impl Seat {
     }
 
     /// Resolves when this connection should leave: a newcomer took over, or the identity is no longer admitted.
-    pub async fn asked_to_leave(&self) {
+    #[cfg(test)]
+    async fn asked_to_leave(&self) {
         self.occupant.leave.cancelled().await;
     }
 }
@@ -150,9 +153,9 @@ mod tests {
     #[tokio::test]
     async fn the_newcomer_takes_over_and_learns_when_the_old_one_is_gone() {
         let roster = Roster::new(1);
-        let (old, displaced) = roster.enter(&who("a")).unwrap();
+        let (old, displaced) = roster.enter(&who("a"), CancellationToken::new()).unwrap();
         assert!(displaced.is_none());
-        let (new, displaced) = roster.enter(&who("a")).unwrap();
+        let (new, displaced) = roster.enter(&who("a"), CancellationToken::new()).unwrap();
         old.asked_to_leave().await;
         let displaced = displaced.unwrap();
         drop(old);
@@ -165,9 +168,9 @@ mod tests {
     #[tokio::test]
     async fn whoever_waits_for_one_that_waits_learns_of_the_end_of_both() {
         let roster = Roster::new(1);
-        let (first, _) = roster.enter(&who("a")).unwrap();
-        let (second, waits_for_first) = roster.enter(&who("a")).unwrap();
-        let (_third, waits_for_second) = roster.enter(&who("a")).unwrap();
+        let (first, _) = roster.enter(&who("a"), CancellationToken::new()).unwrap();
+        let (second, waits_for_first) = roster.enter(&who("a"), CancellationToken::new()).unwrap();
+        let (_third, waits_for_second) = roster.enter(&who("a"), CancellationToken::new()).unwrap();
         assert!(second.is_asked_to_leave());
         // As `connection` does: a seat is given up only after those before it are gone.
         let middle = tokio::spawn(async move {
@@ -185,16 +188,16 @@ mod tests {
     #[test]
     fn the_limit_counts_identities_and_spares_a_return() {
         let roster = Roster::new(1);
-        let (_a, _) = roster.enter(&who("a")).unwrap();
-        assert_eq!(roster.enter(&who("b")).unwrap_err(), Full(1));
-        assert!(roster.enter(&who("a")).is_ok());
+        let (_a, _) = roster.enter(&who("a"), CancellationToken::new()).unwrap();
+        assert_eq!(roster.enter(&who("b"), CancellationToken::new()).unwrap_err(), Full(1));
+        assert!(roster.enter(&who("a"), CancellationToken::new()).is_ok());
     }
 
     #[tokio::test]
     async fn dismiss_asks_only_those_that_are_not_kept() {
         let roster = Roster::new(2);
-        let (a, _) = roster.enter(&who("a")).unwrap();
-        let (b, _) = roster.enter(&who("b")).unwrap();
+        let (a, _) = roster.enter(&who("a"), CancellationToken::new()).unwrap();
+        let (b, _) = roster.enter(&who("b"), CancellationToken::new()).unwrap();
         assert_eq!(roster.dismiss(|id| id == b.identity()), 1);
         a.asked_to_leave().await;
         assert!(!b.occupant.leave.is_cancelled());

@@ -187,16 +187,20 @@ impl RouteTable {
     /// Puts the targets of `message` into `out` (which is emptied first): one per endpoint, none when no route matches.
     pub fn evaluate(&self, message: &Message, out: &mut Vec<Target>) {
         out.clear();
-        for route in &self.routes {
-            let target = &route.target;
-            let there = out.iter().any(|t| Arc::ptr_eq(&t.endpoint_id, &target.endpoint_id));
-            if !there
-                && route.source.covers(message)
-                && route.condition.evaluate(message) == Tri::True
-            {
+        for target in self.matching(message) {
+            if !out.iter().any(|t| Arc::ptr_eq(&t.endpoint_id, &target.endpoint_id)) {
                 out.push(target.clone());
             }
         }
+    }
+
+    /// The targets of all routes that select the message, by priority: of several with one endpoint id (the same
+    /// `Arc`) the first is the one that counts.
+    pub fn matching(&self, message: &Message) -> impl Iterator<Item = &Target> {
+        let routes = self.routes.iter().filter(|route| {
+            route.source.covers(message) && route.condition.evaluate(message) == Tri::True
+        });
+        routes.map(|route| &route.target)
     }
 
     /// Keeps the routes whose endpoint `serves`; gives the names of those that go.

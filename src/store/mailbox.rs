@@ -33,7 +33,29 @@ pub(super) struct Pending {
     /// About the bytes that it will take in the segments.
     pub(super) weight: usize,
     /// Given back when the append is answered.
-    _permit: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
+}
+
+/// The shares of answered appends, to be given back in one go: each return takes a lock and may wake somebody.
+#[derive(Default)]
+pub(super) struct Spent {
+    ingress: Option<OwnedSemaphorePermit>,
+    internal: Option<OwnedSemaphorePermit>,
+}
+
+impl Pending {
+    /// Answers it; its share goes back when `spent` does.
+    pub(super) fn answer(self, result: Result<(), AppendError>, spent: &mut Spent) {
+        let all = match self.append.class {
+            AppendClass::Ingress => &mut spent.ingress,
+            AppendClass::Internal => &mut spent.internal,
+        };
+        match all {
+            Some(all) => all.merge(self.permit),
+            None => *all = Some(self.permit),
+        }
+        self.append.receipt.send(result);
+    }
 }
 
 pub(super) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
@@ -156,6 +178,26 @@ impl Mailbox {
     pub(super) fn post_close(&self) {
         let _ = self.post(Command::Close);
         self.shut();
+    }
+
+    /// Adds appends of devices, in order, each with its part of `share`; not if the mailbox is shut.
+    fn post_all(&self, batch: &mut Vec<Append>, mut share: OwnedSemaphorePermit) -> bool {
+        let mut waiting = self.lock();
+        if waiting.closed {
+            return false;
+        }
+        for append in batch.drain(..) {
+            let weight = weight(&append);
+            let permit = share.split(weight).expect("the share is the sum of the weights");
+            waiting.bytes += weight;
+            waiting.commands.push_back(Command::Append(Pending { append, weight, permit }));
+        }
+        let wakes = waiting.wakes();
+        drop(waiting);
+        if wakes {
+            self.wake.notify_one();
+        }
+        true
     }
 
     /// Tells the writer that some queue wants to settle.
@@ -287,7 +329,30 @@ impl std::fmt::Debug for Appender {
     }
 }
 
+/// About the bytes that it will take in the segments.
+fn weight(append: &Append) -> usize {
+    (append.payload.len() + OVERHEAD_BYTES) * append.queues.len().max(1)
+}
+
 impl Appender {
+    /// As [`append`](Self::append) for each of `batch`, which are of devices, if the byte budget has room for all of them just now:
+    /// one share and one wake-up for the batch. Says whether it took them; else `batch` is as it was.
+    pub fn try_append_all(&self, batch: &mut Vec<Append>) -> bool {
+        let fits = |append: &Append| {
+            append.class == AppendClass::Ingress && append.payload.len() <= PAYLOAD_BYTES_MAX
+        };
+        if !batch.iter().all(fits) {
+            return false;
+        }
+        let weight: usize = batch.iter().map(weight).sum();
+        let Ok(share) = u32::try_from(weight) else {
+            return false;
+        };
+        // Who waits for room is served first: whatever is given back goes to them.
+        let free = Arc::clone(&self.mailbox.ingress.free);
+        free.try_acquire_many_owned(share).is_ok_and(|share| self.mailbox.post_all(batch, share))
+    }
+
     /// Hands over a message; returns when it is on its way to the disk, after waiting for room in the byte budget, first
     /// come first served. `Ok` promises a receipt, in the order of one caller's appends. `Err` promises none.
     /// Dropping the future before it is done withdraws the message.
@@ -297,7 +362,7 @@ impl Appender {
             return Err(AppendError::TooLarge(append.payload.len()));
         }
         let mailbox = &self.mailbox;
-        let weight = (append.payload.len() + OVERHEAD_BYTES) * append.queues.len().max(1);
+        let weight = weight(&append);
         let budget = match append.class {
             AppendClass::Ingress => &mailbox.ingress,
             AppendClass::Internal => &mailbox.internal,
@@ -306,7 +371,7 @@ impl Appender {
         let share = u32::try_from(weight.min(budget.bytes)).expect("the budget fits u32");
         let permit = Arc::clone(&budget.free).acquire_many_owned(share).await;
         let permit = permit.map_err(|_| mailbox.why_shut())?;
-        let pending = Pending { append, weight, _permit: permit };
+        let pending = Pending { append, weight, permit };
         mailbox.post(Command::Append(pending)).map_err(|_| mailbox.why_shut())
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::append::{AppendClass, AppendError};
 use super::engine::{CHECKPOINT_SYNC_AFTER, Engine, Failure};
 use super::held::{Held, RETRY_EVERY};
-use super::mailbox::{Command, Mailbox, Pending};
+use super::mailbox::{Command, Mailbox, Pending, Spent};
 use super::stats::{Counters, add};
 use super::{Health, StoreError, WhenFull};
 
@@ -212,7 +212,8 @@ impl Writer {
         }
         match self.engine.admit(batch.iter().map(|pending| &pending.append)) {
             Ok(()) => {
-                batch.into_iter().for_each(|pending| pending.append.receipt.send(Ok(())));
+                let mut spent = Spent::default();
+                batch.into_iter().for_each(|pending| pending.answer(Ok(()), &mut spent));
                 Ok((Vec::new(), None))
             }
             Err(Failure::Refused(error)) => Ok((batch, Some(error))),

@@ -61,6 +61,14 @@ use crate::iothub::sas::{self, Signer};
 use crate::message::Message;
 use crate::metrics::Metrics;
 
+/// How many bytes `messages` take on the wire as the batches that a link sends. For `benches/instructions` alone, which counts
+/// what that costs: the batches themselves are nobody's business outside this module.
+#[doc(hidden)]
+pub fn packed_bytes(messages: &[Message], to: &str, bytes_max: usize) -> Option<usize> {
+    let batches = encode::pack(messages, to, bytes_max, &mut |_| {}).ok()?;
+    Some(std::hint::black_box(batches).iter().map(|batch| batch.bytes).sum())
+}
+
 /// `com.microsoft:api-version` of the links (`edgehub.md` 8.1).
 const API_VERSION: &str = "2020-09-30";
 /// First and largest ceiling of the wait between attempts to connect.

@@ -11,9 +11,6 @@ use tokio::sync::mpsc;
 
 use crate::store::{Append, AppendChain, AppendError, Appender, Receipt, ReceiptTo};
 
-/// Receipts taken from the mailbox in one go.
-const RECEIPTS_MAX: usize = 64;
-
 /// Bytes of messages that the store has not taken yet, above which a connection takes no more packets. It bounds what
 /// a connection holds outside the store's own byte budget: this and one packet.
 const HELD_BYTES_MAX: usize = 64 * 1024;
@@ -22,8 +19,8 @@ const HELD_BYTES_MAX: usize = 64 * 1024;
 pub(super) enum Step {
     /// The store took what was handed over, or not.
     Taken(Result<(), AppendError>),
-    /// Receipts, in order.
-    Receipts(Vec<Receipt>),
+    /// A receipt; perhaps there are [more](HandOver::more).
+    Receipt(Receipt),
 }
 
 /// A connection's side of the store.
@@ -87,7 +84,6 @@ impl HandOver {
     /// Hands on, and waits for what comes back. Never resolves while there is nothing to wait for. May be dropped.
     pub(super) async fn step(&mut self) -> Step {
         self.start();
-        let mut receipts = Vec::new();
         let nothing_to_wait_for = self.in_store == 0 && self.handing.is_none();
         let handing = &mut self.handing;
         tokio::select! {
@@ -97,10 +93,8 @@ impl HandOver {
                 self.refused |= taken.is_err();
                 Step::Taken(taken)
             }
-            n = self.mailbox.recv_many(&mut receipts, RECEIPTS_MAX), if self.in_store > 0 => {
-                self.in_store = self.in_store.saturating_sub(n);
-                self.refused |= receipts.iter().any(|r| r.result.is_err());
-                Step::Receipts(receipts)
+            receipt = self.mailbox.recv(), if self.in_store > 0 => {
+                Step::Receipt(self.took(receipt.expect("we hold a sender")))
             }
             () = std::future::pending(), if nothing_to_wait_for => {
                 unreachable!("pending for ever")
@@ -108,8 +102,30 @@ impl HandOver {
         }
     }
 
-    fn start(&mut self) {
+    /// The next receipt that is there, in order.
+    pub(super) fn more(&mut self) -> Option<Receipt> {
+        if self.in_store == 0 {
+            return None;
+        }
+        let receipt = self.mailbox.try_recv().ok()?;
+        Some(self.took(receipt))
+    }
+
+    fn took(&mut self, receipt: Receipt) -> Receipt {
+        self.in_store = self.in_store.saturating_sub(1);
+        self.refused |= receipt.result.is_err();
+        receipt
+    }
+
+    /// Hands on what the store takes at once; the rest waits for its byte budget in [`HandOver::step`].
+    pub(super) fn start(&mut self) {
         if self.handing.is_some() || self.waiting.is_empty() || self.refused {
+            return;
+        }
+        let count = self.waiting.len();
+        if self.appender.try_append_all(&mut self.waiting) {
+            self.in_store += count;
+            self.waiting_bytes = 0;
             return;
         }
         let batch = std::mem::take(&mut self.waiting);
@@ -145,6 +161,7 @@ impl HandOver {
                     taken?;
                 }
                 None if self.waiting.is_empty() => return Ok(()),
+                // It was refused before.
                 None => return Err(AppendError::Full),
             }
         }

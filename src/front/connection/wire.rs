@@ -2,21 +2,28 @@
 //!
 //! Owns: bytes that are not decoded yet, bytes that are not written yet, and how long the peer has not taken any.
 //! Invariants: every await here may be dropped and called again without losing a byte; writing never keeps the
-//! connection from seeing what else happens. Must not know: what packets mean.
+//! connection from seeing what else happens; a connection with nothing on its way holds next to no buffer.
+//! Must not know: what packets mean.
 
 use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::time::Instant;
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::{Instant, Sleep};
 
 use crate::mqtt::codec::{self, CodecError, EncodeError};
 use crate::mqtt::packet::Packet;
 
-/// The room for a read of an idle connection. A larger packet makes the buffer grow; when it is through, the
-/// connection goes back to this.
-const READ_BYTES: usize = 4096;
+/// The most that one read takes: what a TLS record holds. It goes through the stack, so that only bytes that came take
+/// memory.
+const READ_BYTES_MAX: usize = 16 * 1024;
+
+/// A buffer that held more than this is given back when it is empty.
+const KEEP_BYTES: usize = 4096;
 
 /// From this many unwritten bytes on nothing more is asked of the peer: it does not read its answers.
 const OUTBOX_BYTES_MAX: usize = 64 * 1024;
@@ -34,16 +41,15 @@ pub(super) enum WireEvent {
 
 /// The stream of one connection.
 pub(super) struct Wire<S> {
-    reader: ReadHalf<S>,
-    writer: WriteHalf<S>,
+    stream: S,
     inbox: BytesMut,
-    /// Whether `inbox` has become larger than [`READ_BYTES`].
+    /// Whether `inbox` has become larger than [`KEEP_BYTES`].
     inbox_grown: bool,
     outbox: BytesMut,
     /// Bytes were handed to TLS and may not have left.
     unflushed: bool,
-    /// When the peer last took something, or when there was something to take.
-    stalled_since: Instant,
+    /// When to give the peer up, while it does not take what is to be written.
+    give_up: Option<Pin<Box<Sleep>>>,
     write_timeout: Duration,
 }
 
@@ -52,15 +58,13 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     pub(super) fn new(stream: S, write_timeout: Duration) -> Self {
-        let (reader, writer) = tokio::io::split(stream);
         Self {
-            reader,
-            writer,
-            inbox: BytesMut::with_capacity(READ_BYTES),
+            stream,
+            inbox: BytesMut::new(),
             inbox_grown: false,
             outbox: BytesMut::new(),
             unflushed: false,
-            stalled_since: Instant::now(),
+            give_up: None,
             write_timeout,
         }
     }
@@ -69,8 +73,8 @@ where
     pub(super) fn decode(&mut self, packet_bytes_max: usize) -> Result<Option<Packet>, CodecError> {
         let packet = codec::decode(&mut self.inbox, packet_bytes_max)?;
         // A buffer that once held a large packet would stay large as long as the connection lives.
-        if self.inbox.is_empty() && (self.inbox_grown || self.inbox.capacity() < READ_BYTES / 4) {
-            self.inbox = BytesMut::with_capacity(READ_BYTES);
+        if self.inbox.is_empty() && self.inbox_grown {
+            self.inbox = BytesMut::new();
             self.inbox_grown = false;
         }
         Ok(packet)
@@ -78,9 +82,6 @@ where
 
     /// Puts a packet among those to be written.
     pub(super) fn push(&mut self, packet: &Packet) -> Result<(), EncodeError> {
-        if !self.is_writing() {
-            self.stalled_since = Instant::now();
-        }
         codec::encode(packet, &mut self.outbox)
     }
 
@@ -95,72 +96,76 @@ where
 
     /// Reads (if `may_read`) and writes; resolves when either has something to tell.
     pub(super) async fn event(&mut self, may_read: bool) -> WireEvent {
-        loop {
-            let writing = self.is_writing();
-            let give_up = self.stalled_since + self.write_timeout;
-            let write = write_all(
-                &mut self.writer,
-                &mut self.outbox,
-                &mut self.unflushed,
-                &mut self.stalled_since,
-            );
-            tokio::select! {
-                read = self.reader.read_buf(&mut self.inbox), if may_read => {
-                    self.inbox_grown |= self.inbox.len() > READ_BYTES;
-                    return WireEvent::Read(read);
-                }
-                written = write, if writing => {
-                    if self.outbox.capacity() > READ_BYTES {
-                        self.outbox = BytesMut::new();
-                    }
-                    return WireEvent::Written(written);
-                }
-                () = tokio::time::sleep_until(give_up), if writing => {}
-                () = std::future::pending(), if !may_read && !writing => {}
-            }
-            // The time-out counted from when it was asked for; bytes may have been taken since.
-            if self.stalled_since + self.write_timeout <= Instant::now() {
-                return WireEvent::Stalled;
-            }
-        }
+        std::future::poll_fn(|cx| self.poll_event(cx, may_read)).await
     }
 
-    /// The last packets and the close_notify, as far as the peer takes them within `limit`; then the socket is closed.
-    pub(super) async fn farewell(mut self, limit: Duration) -> io::Result<()> {
+    fn poll_event(&mut self, cx: &mut Context<'_>, may_read: bool) -> Poll<WireEvent> {
+        if self.is_writing() {
+            match self.poll_write_all(cx) {
+                Poll::Ready(Err(e)) => return Poll::Ready(WireEvent::Written(Err(e))),
+                // It may be what kept the connection from reading.
+                Poll::Ready(Ok(())) if !may_read => {
+                    return Poll::Ready(WireEvent::Written(Ok(())));
+                }
+                Poll::Ready(Ok(())) => {}
+                Poll::Pending => {
+                    if self.poll_give_up(cx).is_ready() {
+                        return Poll::Ready(WireEvent::Stalled);
+                    }
+                }
+            }
+        }
+        if may_read { self.poll_read(cx).map(WireEvent::Read) } else { Poll::Pending }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut bytes = [const { MaybeUninit::uninit() }; READ_BYTES_MAX];
+        let mut read = ReadBuf::uninit(&mut bytes);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
+        // What was decoded before is stored or gone: mostly this finds the old buffer free and takes it again.
+        self.inbox.extend_from_slice(read.filled());
+        self.inbox_grown |= self.inbox.len() > KEEP_BYTES;
+        Poll::Ready(Ok(read.filled().len()))
+    }
+
+    /// Writes and flushes everything. What has left is gone from `outbox`.
+    fn poll_write_all(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut stream = Pin::new(&mut self.stream);
+        while !self.outbox.is_empty() {
+            let taken = ready!(stream.as_mut().poll_write(cx, &self.outbox))?;
+            if taken == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.outbox.advance(taken);
+            self.unflushed = true;
+            self.give_up = None;
+        }
+        ready!(stream.poll_flush(cx))?;
+        self.unflushed = false;
+        self.give_up = None;
+        if self.outbox.capacity() > KEEP_BYTES {
+            self.outbox = BytesMut::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ready when the peer has taken nothing for the write timeout. The time runs from the first look after it took
+    /// something.
+    fn poll_give_up(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let timeout = self.write_timeout;
+        let new = || Box::pin(tokio::time::sleep_until(Instant::now() + timeout));
+        self.give_up.get_or_insert_with(new).as_mut().poll(cx)
+    }
+
+    /// The last packets and the close_notify, as far as the peer takes them within `limit`; then the socket is to be
+    /// dropped.
+    pub(super) async fn farewell(&mut self, limit: Duration) -> io::Result<()> {
         let last = async {
-            write_all(
-                &mut self.writer,
-                &mut self.outbox,
-                &mut self.unflushed,
-                &mut self.stalled_since,
-            )
-            .await?;
-            self.writer.shutdown().await
+            std::future::poll_fn(|cx| self.poll_write_all(cx)).await?;
+            self.stream.shutdown().await
         };
         tokio::time::timeout(limit, last)
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
     }
-}
-
-/// Writes and flushes everything. May be dropped at any await: what has left is gone from `outbox`.
-async fn write_all<S>(
-    writer: &mut WriteHalf<S>,
-    outbox: &mut BytesMut,
-    unflushed: &mut bool,
-    stalled_since: &mut Instant,
-) -> io::Result<()>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send,
-{
-    while !outbox.is_empty() {
-        if writer.write_buf(outbox).await? == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
-        *unflushed = true;
-        *stalled_since = Instant::now();
-    }
-    writer.flush().await?;
-    *unflushed = false;
-    Ok(())
 }
