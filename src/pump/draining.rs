@@ -1,6 +1,7 @@
 //! How much of its window a pump uses towards an endpoint that is far away, on paused time.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::double::{Answer, MemoryLogs, Scripted};
@@ -10,31 +11,43 @@ use super::*;
 const DELAY: Duration = Duration::from_millis(50);
 const WINDOWS: u64 = 20;
 
-/// A backlog of `senders`, each with its messages spread evenly, is drained at 90 % of window / delay or faster.
-async fn drains_fast(senders: u64) {
+/// A backlog of `senders`, each with its messages spread evenly, is drained at 90 % of window / delay or faster. The answers
+/// to one window do not all come in the same moment, as they do not from a hub: within `spread`.
+async fn drains_fast(senders: u64, spread: Duration) {
     let config = Config::default();
     let count = WINDOWS * config.window_messages_max as u64;
     let logs = Arc::new(MemoryLogs::default());
     for n in 0..count {
         logs.publish(&format!("device-{}", n % senders), n / senders);
     }
-    let hub = Scripted::new(|_, _| Answer::delivered().after(DELAY));
-    run_for(&logs, &hub, &config, (DELAY * WINDOWS as u32).div_f64(0.9)).await;
-    assert!(drained(&logs), "{senders} senders");
+    let deliveries = AtomicU32::new(0);
+    let hub = Scripted::new(move |_, _| {
+        let nth = deliveries.fetch_add(1, Ordering::Relaxed) % 8;
+        Answer::delivered().after(DELAY + spread * nth / 7)
+    });
+    run_for(&logs, &hub, &config, ((DELAY + spread) * WINDOWS as u32).div_f64(0.9)).await;
+    assert!(drained(&logs), "{senders} senders, {spread:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_far_endpoint_gets_full_windows_from_few_senders() {
-    for senders in [3, 50, 200] {
-        drains_fast(senders).await;
+    for senders in [3, 50, 200, 500, 800] {
+        drains_fast(senders, Duration::ZERO).await;
     }
 }
 
-/// One message each: as many deliveries must be under way as the window has messages. (Between a quarter and half as
-/// many senders as the window has messages fare worse, about half of it: a sender's second message waits for its first.)
+#[tokio::test(start_paused = true)]
+async fn a_far_endpoint_gets_full_windows_when_its_answers_trickle_in() {
+    for senders in [3, 50, 200, 500, 800] {
+        drains_fast(senders, Duration::from_millis(5)).await;
+    }
+}
+
+/// One message each: as many deliveries must be under way as the window has messages.
 #[tokio::test(start_paused = true)]
 async fn a_far_endpoint_gets_full_windows_from_many_senders() {
     for senders in [1000, 1500] {
-        drains_fast(senders).await;
+        drains_fast(senders, Duration::ZERO).await;
+        drains_fast(senders, Duration::from_millis(5)).await;
     }
 }

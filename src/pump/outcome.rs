@@ -67,6 +67,7 @@ impl Running {
         if let Verdict::Finish(_, messages) = &verdict {
             self.delivered_at = Some(now);
             self.offline_streak = 0;
+            self.refill.note(took, now);
             self.count_delivered(messages, took);
         }
         match verdict {

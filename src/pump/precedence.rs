@@ -139,7 +139,7 @@ impl Running {
             && !self.pausing
             && (self.lanes_want()
                 || self.parked_want()
-                || fresh && (self.reading || self.parked_holding > 0)
+                || fresh && (self.reading || self.refill.is_held() || self.parked_holding > 0)
                 || fresh && self.sending > 0 && self.lanes.values().any(moves));
         self.standing.hold(holds);
     }

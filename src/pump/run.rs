@@ -4,7 +4,7 @@
 //! way, start deliveries and reads, settle, then wait for the next cause.
 //! Invariant: the loop waits unless something has changed; every start is bounded by a limit of the configuration.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
 use std::future::Future;
 use std::sync::Arc;
@@ -24,9 +24,10 @@ use super::lane::Lane;
 use super::log::{Appended, Log, LogError, Logs};
 use super::newer::Barrier;
 use super::parked::{Name, Parked};
-use super::patience::{open_patiently, read_patiently};
+use super::patience::open_patiently;
 use super::place::{Item, Place};
 use super::precedence::Standing;
+use super::refill::Refill;
 use super::timers::Timers;
 use super::window::Window;
 use super::{Config, Pump};
@@ -98,11 +99,14 @@ pub(super) struct Running {
     pub(super) rng: StdRng,
     pub(super) standing: Standing,
     pub(super) log: Arc<dyn Log>,
-    durable_end: watch::Receiver<Offset>,
+    pub(super) durable_end: watch::Receiver<Offset>,
     pub(super) window: Window<Option<Identity>>,
     /// What this pump knows to be settled, by itself or by the store.
     pub(super) settled: Offset,
     pub(super) reading: bool,
+    /// When the last read was started.
+    pub(super) read_at: Instant,
+    pub(super) refill: Refill,
     /// When the last read or delivery was started.
     pub(super) started_at: Option<Instant>,
     pub(super) sweeps: Sweeps,
@@ -139,7 +143,7 @@ pub(super) async fn run(pump: Pump, stop: CancellationToken) -> Result<(), End> 
     }
     running.await_endpoint(Duration::ZERO);
     loop {
-        running.turn();
+        running.turn()?;
         if let Some(end) = running.barred() {
             return Err(end);
         }
@@ -160,6 +164,7 @@ impl Running {
     fn new(pump: Pump, log: Arc<dyn Log>) -> Self {
         let Pump { logs, queue, endpoint, standing, dead, metrics, clock, config } = pump;
         let settled = log.settled();
+        let clock_now = clock.monotonic();
         Self {
             logs,
             priority: priority_label(queue.priority),
@@ -176,6 +181,8 @@ impl Running {
             log,
             settled,
             reading: false,
+            read_at: clock_now,
+            refill: Refill::default(),
             started_at: None,
             sweeps: Sweeps::default(),
             barrier: None,
@@ -214,7 +221,7 @@ impl Running {
     }
 
     /// Starts all that can be started now, and settles.
-    fn turn(&mut self) {
+    fn turn(&mut self) -> Result<(), End> {
         let now = self.clock.monotonic();
         while let Some(who) = self.timers.pop_due(now) {
             self.on_timer(&who, now);
@@ -222,6 +229,7 @@ impl Running {
         if !self.stopping {
             self.sweep(now);
             self.unblock_window(now);
+            self.take_in(now)?;
             self.start_parked(now);
             self.start_lanes(now);
             self.start_read(now);
@@ -232,6 +240,7 @@ impl Running {
             self.settled = below;
             self.log.settle(below);
         }
+        Ok(())
     }
 
     fn on_timer(&mut self, who: &Who, now: Instant) {
@@ -300,53 +309,9 @@ impl Running {
         }
     }
 
-    fn may_read(&self) -> bool {
-        !self.reading && !self.stopping && self.barrier.is_none() && self.window.room().is_some()
-    }
-
-    fn start_read(&mut self, now: Instant) {
-        let from = self.window.next();
-        if !self.may_read() || *self.durable_end.borrow_and_update() <= from {
-            return;
-        }
-        let Some((messages, bytes)) = self.window.room() else {
-            return;
-        };
-        (self.reading, self.started_at) = (true, Some(now));
-        let log = Arc::clone(&self.log);
-        self.start(async move { Event::Read(read_patiently(&*log, from, messages, bytes).await) });
-    }
-
-    /// Sorts what was read into lanes.
-    fn on_read(&mut self, chunk: Chunk) -> Result<(), End> {
-        self.reading = false;
-        // What the store has removed since it was read it has counted.
-        let counted = self.log.take_over(chunk.next.max(self.window.next()));
-        self.window.advance_to(counted);
-        let mut text = String::new();
-        let mut met = BTreeSet::new();
-        let mut before = None;
-        let now = self.clock.monotonic();
-        for record in chunk.records {
-            match self.admit(record, &mut text, &mut before, now) {
-                Ok(name) => met.extend(name),
-                Err(end) => {
-                    self.bar(end)?;
-                    break;
-                }
-            }
-        }
-        if self.barrier.is_none() {
-            self.window.advance_to(chunk.next);
-        }
-        // What is lost the store has counted and told.
-        met.iter().for_each(|name| self.advance_parked(name));
-        Ok(())
-    }
-
     /// One record enters the window. Gives the parked sender that now holds it, if there is one. `text` is room for
     /// formatting, `before` the sender of the record before.
-    fn admit(
+    pub(super) fn admit(
         &mut self,
         record: Record,
         text: &mut String,
@@ -395,7 +360,7 @@ impl Running {
 
     fn on_event(&mut self, event: Event) -> Result<(), End> {
         match event {
-            Event::Read(chunk) => self.on_read(chunk?)?,
+            Event::Read(chunk) => self.on_read(chunk?),
             Event::Sent { who, sender, batch, outcome, took } => {
                 self.on_sent(&who, &sender, batch, outcome, took);
             }
@@ -419,7 +384,13 @@ impl Running {
             .map(|since| since + self.config.pending_max)
             // Once past, the head was judged; only an answer changes anything.
             .filter(|at| *at > now);
-        let causes = [self.timers.next(), self.sweeps.due(), self.releases_at(now), stuck];
+        let causes = [
+            self.timers.next(),
+            self.sweeps.due(),
+            self.releases_at(now),
+            stuck,
+            self.refills_at(now),
+        ];
         causes.into_iter().flatten().min()
     }
 
@@ -431,7 +402,7 @@ impl Running {
     /// Waits for a cause to go on.
     async fn wait(&mut self, stop: &CancellationToken) -> Result<(), End> {
         let deadline = self.deadline();
-        let may_read = self.may_read();
+        let may_read = self.may_read(self.clock.monotonic());
         let is_held_up = self.is_held_up();
         tokio::select! {
             biased;
