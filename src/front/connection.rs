@@ -39,7 +39,7 @@ use crate::clock::{SharedClock, UnixMillis};
 use crate::identity::{ClientName, Identity};
 use crate::iothub::topics;
 use crate::message::{Message, SystemKey};
-use crate::metrics::Metrics;
+use crate::metrics::{KeptSeries, Metrics};
 use crate::mqtt::packet::{ConnectReturnCode, Delivery, Packet, Publish, Utf8Bytes};
 use crate::session::{
     Blame, CloseReason, ConnectRequest, Limits, Output, Refusal, Session, TwinRequest,
@@ -113,6 +113,7 @@ pub async fn run<S>(
         admitted: false,
         claimed: None,
         model_id: None,
+        kept: KeptSeries::default(),
         outputs: Vec::new(),
         ended: None,
         drained: false,
@@ -138,6 +139,8 @@ struct Connection<S> {
     /// The name in the CONNECT, for the log and the counters of a refusal.
     claimed: Option<ClientName>,
     model_id: Option<Box<str>>,
+    /// The identity's.
+    kept: KeptSeries,
     outputs: Vec<Output>,
     ended: Option<CloseReason>,
     /// Whether the time that a stop gives was used.
@@ -196,6 +199,9 @@ where
             if self.ended.is_some() {
                 return;
             }
+            if !self.wire.has_bytes() {
+                return;
+            }
             // One look at the clocks serves a turn: its packets came in together.
             let (now, wall) = (self.front.clock.monotonic(), self.front.clock.wall());
             let mut served = 0;
@@ -228,7 +234,9 @@ where
     ) -> Wake {
         self.handover.start();
         let may_read = self.may_take();
-        self.session.set_reading(may_read, self.front.clock.monotonic());
+        if may_read != self.session.is_reading() {
+            self.session.set_reading(may_read, self.front.clock.monotonic());
+        }
         alarm.set(self.session.deadline());
         tokio::select! {
             () = left => Wake::Leave,
@@ -374,7 +382,7 @@ where
             message.system.set(SystemKey::ModelId, model_id.clone());
         }
         let receipt = self.handover.receipt_to(tag);
-        match self.front.ingest.prepare(&message, receipt) {
+        match self.front.ingest.prepare(&message, receipt, &mut self.kept) {
             Some(append) => self.handover.push(append),
             None => {
                 let now = self.front.clock.monotonic();

@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 
 use super::live::LiveGate;
 use crate::message::{Message, SystemKey};
-use crate::metrics::Metrics;
+use crate::metrics::{KeptSeries, Metrics};
 use crate::route::{Endpoint, RouteTable, Target};
 use crate::store::{Append, AppendClass, AppendTo, QueueId, ReceiptTo};
 
@@ -38,11 +38,16 @@ impl Ingest {
     }
 
     /// The append for `message`, or `None` when no route selects it (acknowledged, dropped and counted as `no_route`,
-    /// as the reference does).
-    pub fn prepare(&self, message: &Message, receipt: ReceiptTo) -> Option<Append> {
+    /// as the reference does). `kept` is of this message's sender alone.
+    pub fn prepare(
+        &self,
+        message: &Message,
+        receipt: ReceiptTo,
+        kept: &mut KeptSeries,
+    ) -> Option<Append> {
         let output = message.system.get(SystemKey::OutputName);
         let sender = &message.source.sender;
-        self.metrics.message_received(sender, output, message.body.len());
+        self.metrics.message_received(kept, sender, output, message.body.len());
         let mut queues: Vec<AppendTo> = Vec::new();
         for target in self.routes.load().matching(message) {
             if !queues.iter().any(|to| Arc::ptr_eq(&to.queue.endpoint, &target.endpoint_id)) {
@@ -73,58 +78,57 @@ impl Ingest {
     }
 }
 
-/// Message ids for devices that set none, so that a duplicate can be told by its id (promise 2): 16 hex digits drawn
-/// at start and a count. 64 random bits make two starts of a whole fleet collide with a chance below 1 in 10^9 even
+/// Message ids for devices that set none, so that a duplicate can be told by its id (promise 2): 13 digits drawn at start
+/// and a count behind them, both to the base of 36 (of one case only, for who compares without regard to case): each byte
+/// is stored with every message. 64 random bits make two starts of a whole fleet collide with a chance below 1 in 10^9 even
 /// after 100,000 starts.
 #[derive(Debug)]
 struct MessageIds {
-    /// The digits, and the dash behind them.
-    start: [u8; START_BYTES],
+    start: [u8; DIGITS_MAX],
     count: AtomicU64,
 }
 
-/// 16 hex digits and a dash.
-const START_BYTES: usize = 17;
-
-/// As many digits as the highest count has.
-const COUNT_BYTES: usize = 20;
+/// As many digits as the highest number has.
+const DIGITS_MAX: usize = 13;
 
 impl MessageIds {
     fn new(start: u64) -> Self {
-        let digits = format!("{start:016x}-");
-        let start = digits.as_bytes().try_into().expect("16 digits and a dash");
-        Self { start, count: AtomicU64::new(0) }
+        // All of them, also leading zeros: else the end of one start and its count could read as those of another.
+        Self { start: digits(start).0, count: AtomicU64::new(0) }
     }
 
     fn next(&self) -> MessageIdText {
-        let mut count = self.count.fetch_add(1, Ordering::Relaxed);
-        let mut text = [0; START_BYTES + COUNT_BYTES];
-        text[..START_BYTES].copy_from_slice(&self.start);
-        let mut digits = [0; COUNT_BYTES];
-        let mut at = COUNT_BYTES;
-        loop {
-            at -= 1;
-            digits[at] = b'0' + u8::try_from(count % 10).expect("a digit");
-            count /= 10;
-            if count == 0 {
-                break;
-            }
+        let (count, len) = digits(self.count.fetch_add(1, Ordering::Relaxed));
+        let mut text = [0; 2 * DIGITS_MAX];
+        text[..DIGITS_MAX].copy_from_slice(&self.start);
+        text[DIGITS_MAX..DIGITS_MAX + len].copy_from_slice(&count[DIGITS_MAX - len..]);
+        MessageIdText { text, len: DIGITS_MAX + len }
+    }
+}
+
+/// The digits of `number` to the base of 36 behind zeros, and how many are without those (one at least).
+fn digits(mut number: u64) -> ([u8; DIGITS_MAX], usize) {
+    const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+    let (mut text, mut at) = ([b'0'; DIGITS_MAX], DIGITS_MAX);
+    loop {
+        at -= 1;
+        text[at] = DIGITS[usize::try_from(number % 36).expect("below 36")];
+        number /= 36;
+        if number == 0 {
+            return (text, DIGITS_MAX - at);
         }
-        let len = START_BYTES + COUNT_BYTES - at;
-        text[START_BYTES..len].copy_from_slice(&digits[at..]);
-        MessageIdText { text, len }
     }
 }
 
 /// A message id on the stack: it goes straight into the stored form.
 struct MessageIdText {
-    text: [u8; START_BYTES + COUNT_BYTES],
+    text: [u8; 2 * DIGITS_MAX],
     len: usize,
 }
 
 impl MessageIdText {
     fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.text[..self.len]).expect("digits and a dash")
+        std::str::from_utf8(&self.text[..self.len]).expect("digits and letters")
     }
 }
 
@@ -155,7 +159,7 @@ mod tests {
         let table = Arc::new(ArcSwap::from_pointee(table));
         let ingest = Ingest::new(table, Arc::clone(gate), metrics);
         let receipt = ReceiptTo::new(0, mpsc::channel(1).0, &AppendChain::new());
-        let append = ingest.prepare(&leaf(), receipt).unwrap();
+        let append = ingest.prepare(&leaf(), receipt, &mut KeptSeries::default()).unwrap();
         append.queues.iter().map(|to| to.queue.to_string()).collect()
     }
 
@@ -172,10 +176,14 @@ mod tests {
 
     #[test]
     fn message_ids_count_up_behind_the_digits_of_this_start() {
-        let ids = MessageIds::new(0xab);
-        assert_eq!(ids.next().as_str(), "00000000000000ab-0");
+        let ids = MessageIds::new(36 * 36 + 11);
+        assert_eq!(ids.next().as_str(), "000000000010b0");
+        ids.count.store(35, Ordering::Relaxed);
+        assert_eq!(ids.next().as_str(), "000000000010bz");
+        assert_eq!(ids.next().as_str(), "000000000010b10");
         ids.count.store(u64::MAX, Ordering::Relaxed);
-        assert_eq!(ids.next().as_str(), format!("00000000000000ab-{}", u64::MAX));
+        assert_eq!(ids.next().as_str(), "000000000010b3w5e11264sgsf");
+        assert_eq!(MessageIds::new(u64::MAX).next().as_str(), "3w5e11264sgsf0");
     }
 
     #[test]

@@ -25,7 +25,7 @@ use prometheus::{Registry, TextEncoder};
 
 use self::family::{Family, Kind, Shape};
 pub use self::labels::{IDS_MAX, OUTPUTS_MAX, STRANGERS_MAX};
-use self::labels::{Labels, Received, Sent};
+use self::labels::{Known, Labels, Received, Sent};
 use crate::clock::{self, SharedClock};
 use crate::identity::Identity;
 
@@ -105,17 +105,26 @@ impl Metrics {
         })
     }
 
-    /// A message of `bytes` body bytes came in.
-    pub fn message_received(&self, from: &Identity, output: Option<&str>, bytes: usize) {
+    /// A message of `bytes` body bytes came in. `kept` is of this sender alone.
+    pub fn message_received(
+        &self,
+        kept: &mut KeptSeries,
+        from: &Identity,
+        output: Option<&str>,
+        bytes: usize,
+    ) {
         let f = &self.families;
         let once = std::iter::once((bytes as f64, 1));
-        if output.is_none()
-            && let Some(known) = self.labels.of(from)
-        {
-            let made = || self.series_received(&known.id, "");
-            let series = known.received.get_or_init(made);
-            series.count.add(1);
-            return f.size.observe_in(&series.size, once);
+        if output.is_none() {
+            if kept.0.is_none() {
+                kept.0 = self.labels.of(from);
+            }
+            if let Some(known) = &kept.0 {
+                let made = || self.series_received(&known.id, "");
+                let series = known.received.get_or_init(made);
+                series.count.add(1);
+                return f.size.observe_in(&series.size, once);
+            }
         }
         let series = self.series_received(&self.labels.id(from), self.labels.output(output));
         series.count.add(1);
@@ -300,6 +309,16 @@ impl Metrics {
             debug_assert!(false, "{e}");
         }
         text
+    }
+}
+
+/// What one connection keeps of its sender's series: looking them up takes a lock that all connections share.
+#[derive(Default)]
+pub struct KeptSeries(Option<Arc<Known>>);
+
+impl fmt::Debug for KeptSeries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("KeptSeries").field(&self.0.as_ref().map(|known| &known.id)).finish()
     }
 }
 

@@ -53,8 +53,8 @@ const BASE: &str = r#"edge_device="edge",instance_number="guid",iothub="hub.net"
 fn the_series_that_azure_monitor_picks_up_read_as_the_reference_writes_them() {
     let (m, _) = fixture();
     let (d, s) = (device("d1"), Duration::from_secs(2));
-    m.message_received(&d, None, 100);
-    m.message_received(&module("m"), Some("out"), 100);
+    m.message_received(&mut KeptSeries::default(), &d, None, 100);
+    m.message_received(&mut KeptSeries::default(), &module("m"), Some("out"), 100);
     m.messages_sent(&d, None, priority_label(10), Duration::from_millis(1), [s].into_iter());
     m.message_dropped("no_route", &d, None);
     m.message_unacked("storage_failure", &d, Some("out"));
@@ -152,7 +152,7 @@ fn what_the_store_removes_is_counted_by_reason_alone() {
 #[test]
 fn quantiles_look_back_an_hour_and_then_read_nan() {
     let (m, clock) = fixture();
-    m.message_received(&device("d"), None, 1000);
+    m.message_received(&mut KeptSeries::default(), &device("d"), None, 1000);
     let quantile = |m: &Metrics| -> Vec<f64> {
         let text = m.render();
         let lines = lines(&text, &["edgehub_message_size_bytes{"]);
@@ -172,9 +172,9 @@ fn quantiles_look_back_an_hour_and_then_read_nan() {
 fn ids_beyond_the_limit_are_counted_together_and_none_is_lost() {
     let (m, _) = fixture();
     for i in 0..IDS_MAX + 5 {
-        m.message_received(&device(&format!("d{i}")), None, 1);
+        m.message_received(&mut KeptSeries::default(), &device(&format!("d{i}")), None, 1);
     }
-    m.message_received(&device("d0"), None, 1);
+    m.message_received(&mut KeptSeries::default(), &device("d0"), None, 1);
     let text = m.render();
     let got = lines(&text, &["edgehub_messages_received_total"]);
     assert_eq!(got.len(), IDS_MAX + 1);
@@ -203,7 +203,7 @@ fn strangers_cannot_use_up_the_devices_labels() {
 fn output_names_are_limited_too() {
     let (m, _) = fixture();
     for i in 0..OUTPUTS_MAX + 7 {
-        m.message_received(&module("m"), Some(&format!("o{i}")), 1);
+        m.message_received(&mut KeptSeries::default(), &module("m"), Some(&format!("o{i}")), 1);
     }
     let got = lines(&m.render(), &["edgehub_messages_received_total"]);
     assert_eq!(got.len(), OUTPUTS_MAX + 1);

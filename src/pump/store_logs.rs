@@ -359,7 +359,8 @@ mod tests {
         while hub.kept_of("b").len() < 50 {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        let (to, mut receipts) = mpsc::channel(1);
+        // All at once, so that the store is ahead of its reader.
+        let (to, mut receipts) = mpsc::channel(1000);
         for n in 0..1000 {
             let append = Append {
                 queues: vec![AppendTo { queue: main_queue(), ttl_secs: 0 }],
@@ -369,6 +370,8 @@ mod tests {
                 receipt: ReceiptTo::new(n, to.clone(), &AppendChain::new()),
             };
             logs.appender.append(append).await.unwrap();
+        }
+        for _ in 0..1000 {
             receipts.recv().await.unwrap().result.unwrap();
         }
         let (mut told, mut stored) = (logs.store.removed().unwrap(), 0);

@@ -212,6 +212,11 @@ impl Session {
         self.reading = reading;
     }
 
+    /// What [`set_reading`](Self::set_reading) said last.
+    pub fn is_reading(&self) -> bool {
+        self.reading
+    }
+
     /// When [`on_timeout`](Self::on_timeout) is to be called, unless something else happens before.
     pub fn deadline(&self) -> Option<Instant> {
         match &self.state {

@@ -135,6 +135,8 @@ pub(super) struct Engine {
     drop_log: DropLog,
     futile: room::Futile,
     ids: watch::Sender<Vec<QueueId>>,
+    /// Whether some queue has new records of which its readers have not been told.
+    unannounced: bool,
     removed: Option<mpsc::Receiver<Removed>>,
     _lock: Box<dyn LockGuard>,
 }
@@ -171,6 +173,7 @@ impl Engine {
             drop_log: DropLog::default(),
             futile: room::Futile::default(),
             ids,
+            unannounced: false,
             removed: Some(removed),
             _lock: lock,
         };
@@ -244,7 +247,7 @@ impl Engine {
     ///    refused.
     /// 2. Write: one write per queue. If the volume is full, all of it is cut back.
     /// 3. Sync: one fdatasync per queue. From here on an error is poison.
-    /// 4. Publish: index, durable end, counters.
+    /// 4. Publish: index, durable end, counters. Who waits for records is told by [`Engine::announce`].
     pub(super) fn commit<'a>(
         &mut self,
         batch: impl Iterator<Item = &'a Append> + Clone,
@@ -272,8 +275,21 @@ impl Engine {
         for queue in self.queues.values_mut().filter(|q| q.need > 0) {
             queue.publish(&self.tools);
         }
+        self.unannounced = true;
         add(&self.tools.counters.commits, 1);
         Ok(())
+    }
+
+    /// Whether there is something to [`Engine::announce`].
+    pub(super) fn is_unannounced(&self) -> bool {
+        self.unannounced
+    }
+
+    /// Tells the readers of what was committed. They find it without that, too, if they look.
+    pub(super) fn announce(&mut self) {
+        if std::mem::take(&mut self.unannounced) {
+            self.queues.values_mut().for_each(QueueFiles::announce);
+        }
     }
 
     fn stage<'a>(&mut self, batch: impl Iterator<Item = &'a Append>) {

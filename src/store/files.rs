@@ -42,6 +42,8 @@ pub(super) struct QueueFiles {
     pub(super) active: Option<Active>,
     /// The first offset that is not durable.
     end: Offset,
+    /// Whether readers have not been told of it.
+    is_news: bool,
     /// Bytes of the files beside the segments.
     fixed_bytes: u64,
     /// Since when the checkpoint waits for its sync.
@@ -96,6 +98,7 @@ impl QueueFiles {
             unsynced_from: u64::MAX,
             need: 0,
             is_written: false,
+            is_news: false,
             staged: Vec::new(),
             staged_records: 0,
             staged_payload: 0,
@@ -259,6 +262,14 @@ impl QueueFiles {
         drop(index);
         self.forget_staged();
         self.shared.publish(self.end);
+        self.is_news = true;
+    }
+
+    /// Tells the readers, if there is news for them.
+    pub(super) fn announce(&mut self) {
+        if std::mem::take(&mut self.is_news) {
+            self.shared.announce();
+        }
     }
 
     pub(super) fn forget_staged(&mut self) {

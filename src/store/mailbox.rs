@@ -26,6 +26,11 @@ const OVERHEAD_BYTES: usize = 256;
 /// Most yields before a commit without a window: about a millisecond, and only while appends keep coming.
 const YIELDS_MAX: usize = 1024;
 
+/// How long a settle that comes right after a commit may wait for the next one, which notes it on its way: what was just
+/// stored is mostly delivered at once, and to wake the thread for each would cost as much again as the commit. It is how
+/// much more is sent twice after a kill -9.
+const SETTLE_WITHIN: Duration = Duration::from_millis(2);
+
 /// An append and its share of the budget.
 #[derive(Debug)]
 pub(super) struct Pending {
@@ -90,12 +95,22 @@ struct Waiting {
     urgent: bool,
     settle: bool,
     closed: bool,
+    /// The writer's last batch was of more than one append: they come in runs.
+    in_runs: bool,
+    /// The writer has just committed something, so it will look within [`SETTLE_WITHIN`] by itself.
+    settles_soon: bool,
     /// At what weight of the appends the writer wants to be woken; 0: by anything. `None`: it is awake, or was woken
     /// (each wake-up is a system call).
     wake_at: Option<usize>,
 }
 
 impl Waiting {
+    /// Whether more appends may be right behind the first. One that comes alone, as the last one did, is not kept waiting: a
+    /// yield gives the processor to whoever wants it, for as long as they may keep it.
+    fn is_run(&self) -> bool {
+        self.in_runs || self.commands.len() > 1
+    }
+
     /// Whether the writer has to be woken for what is there now. Says so once.
     fn wakes(&mut self) -> bool {
         let wakes = self.wake_at.is_some_and(|at| self.urgent || self.bytes >= at);
@@ -204,7 +219,7 @@ impl Mailbox {
     pub(super) fn poke(&self) {
         let mut waiting = self.lock();
         waiting.settle = true;
-        let wakes = waiting.wakes();
+        let wakes = !waiting.settles_soon && waiting.wakes();
         drop(waiting);
         if wakes {
             self.wake.notify_one();
@@ -213,13 +228,23 @@ impl Mailbox {
 
     /// Waits until there is something, at most `limit`, and takes it: appends until their weight reaches `bytes_max`,
     /// or up to the first other command. Once the first append is there, waits `window` for more, or, without a
-    /// window, as long as more come at once.
+    /// window and if they come in runs, as long as more come at once.
     pub(super) fn take(&self, bytes_max: usize, window: Duration, limit: Duration) -> Taken {
+        let (mut waiting, mut limit) = (self.lock(), limit);
+        if waiting.settles_soon {
+            let soon = limit.min(SETTLE_WITHIN);
+            waiting = self.wait_while(waiting, 0, soon, |w| w.commands.is_empty());
+            waiting.settles_soon = false;
+            limit -= soon;
+        }
         let idle = |w: &mut Waiting| w.commands.is_empty() && !w.settle;
-        let waiting = self.wait_while(self.lock(), 0, limit, idle);
+        let waiting = self.wait_while(waiting, 0, limit, idle);
         let more = |w: &mut Waiting| w.bytes < bytes_max && !w.urgent;
         let mut waiting = match waiting.commands.front() {
-            Some(Command::Append(_)) if window.is_zero() => self.gather(waiting, more),
+            Some(Command::Append(_)) if window.is_zero() => match waiting.is_run() {
+                true => self.gather(waiting, more),
+                false => waiting,
+            },
             Some(Command::Append(_)) => self.wait_while(waiting, bytes_max, window, more),
             _ => waiting,
         };
@@ -239,6 +264,10 @@ impl Mailbox {
                 }
             }
         }
+        if !taken.batch.is_empty() {
+            waiting.in_runs = taken.batch.len() > 1;
+            waiting.settles_soon = true;
+        }
         taken
     }
 
@@ -250,7 +279,7 @@ impl Mailbox {
         limit: Duration,
         idle: impl Fn(&mut Waiting) -> bool,
     ) -> MutexGuard<'a, Waiting> {
-        if !idle(&mut waiting) {
+        if limit.is_zero() || !idle(&mut waiting) {
             return waiting;
         }
         waiting.wake_at = Some(wake_at);
@@ -373,5 +402,54 @@ impl Appender {
         let permit = permit.map_err(|_| mailbox.why_shut())?;
         let pending = Pending { append, weight, permit };
         mailbox.post(Command::Append(pending)).map_err(|_| mailbox.why_shut())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::super::append::{AppendChain, AppendTo, ReceiptTo};
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(3600);
+
+    async fn append(mailbox: &Arc<Mailbox>) {
+        let append = Append {
+            queues: vec![AppendTo { queue: QueueId::new("up", 0), ttl_secs: 0 }],
+            payload: vec![1].into(),
+            since: None,
+            class: AppendClass::Ingress,
+            receipt: ReceiptTo::new(0, mpsc::channel(1).0, &AppendChain::new()),
+        };
+        Appender { mailbox: Arc::clone(mailbox) }.append(append).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_settle_behind_a_commit_goes_with_the_next_one_or_alone_and_is_never_left() {
+        let mailbox = Arc::new(Mailbox::new(1 << 20));
+        let take = || mailbox.take(1 << 20, Duration::ZERO, LONG);
+        append(&mailbox).await;
+        let first = take();
+        assert!(first.batch.len() == 1 && !first.settle);
+        mailbox.poke();
+        append(&mailbox).await;
+        let both = take();
+        assert!(both.batch.len() == 1 && both.settle);
+        mailbox.poke();
+        let alone = take();
+        assert!(alone.batch.is_empty() && alone.settle);
+        mailbox.poke();
+        assert!(take().settle);
+    }
+
+    #[test]
+    fn a_settle_long_after_a_commit_wakes_the_writer() {
+        let mailbox = Mailbox::new(1 << 20);
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| mailbox.take(1 << 20, Duration::ZERO, LONG));
+            mailbox.poke();
+            assert!(writer.join().unwrap().settle);
+        });
     }
 }

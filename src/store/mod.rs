@@ -151,7 +151,8 @@
 //!    What a caller appends behind a refused append is refused, too ([`AppendChain`]): no message gets before one that
 //!    its device has to send again.
 //! 5. *Settled before forgotten.* A segment is unlinked only after the checkpoint that makes it dead was synced. A
-//!    checkpoint is written at each settle (kill -9 repeats what the thread had not got to), and synced after
+//!    checkpoint is written at each settle (kill -9 repeats what the thread had not got to; behind a commit it lets settles
+//!    gather for 2 ms or until the next commit), and synced after
 //!    `checkpoint_sync_every` settled messages, or a second, or before an unlink. The slot with the last synced state is never written.
 //!    A drained queue keeps its open segment while that is small (128 KiB): else each message would make and unlink a file.
 //! 6. *Offsets are never used again*: a new one is above every record, `durable_below` and `settled_below` ever seen, and
@@ -410,6 +411,7 @@ impl Store {
             counters: Arc::clone(&counters),
             held: Held::default(),
             is_short: false,
+            announced: None,
         };
         let thread = std::thread::Builder::new().name("store-writer".into());
         let thread = thread.spawn(move || writer.run());
@@ -417,8 +419,7 @@ impl Store {
         let thread = thread.map_err(|source| OpenError::Io { path: dir.clone(), source })?;
         let writer = Mutex::new(Some(thread));
         let (config, disk) = (kept, kept_disk);
-        let store = Self { mailbox, counters, ids, age, removed, config, bounds, disk, writer };
-        Ok((store, report))
+        Ok((Self { mailbox, counters, ids, age, removed, config, bounds, disk, writer }, report))
     }
 
     /// A way in.

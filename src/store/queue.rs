@@ -135,9 +135,18 @@ impl Shared {
         lock(&self.index)
     }
 
-    /// Tells readers of new records, which are in the index already.
+    /// Lets readers who look find new records, which are in the index already. Those who wait are told by
+    /// [`Self::announce`].
     pub(super) fn publish(&self, end: Offset) {
-        self.durable_end.send_replace(end);
+        self.durable_end.send_if_modified(|known| {
+            *known = end;
+            false
+        });
+    }
+
+    /// Tells those who wait for new records.
+    pub(super) fn announce(&self) {
+        self.durable_end.send_modify(|_| {});
     }
 
     pub(super) fn end(&self) -> Offset {

@@ -69,6 +69,11 @@ where
         }
     }
 
+    /// Whether something came that is not decoded yet.
+    pub(super) fn has_bytes(&self) -> bool {
+        !self.inbox.is_empty()
+    }
+
     /// The next complete packet.
     pub(super) fn decode(&mut self, packet_bytes_max: usize) -> Result<Option<Packet>, CodecError> {
         let packet = codec::decode(&mut self.inbox, packet_bytes_max)?;
