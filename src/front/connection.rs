@@ -44,7 +44,7 @@ use crate::mqtt::packet::{ConnectReturnCode, Delivery, Packet, Publish, Utf8Byte
 use crate::session::{
     Blame, CloseReason, ConnectRequest, Limits, Output, Refusal, Session, TwinRequest,
 };
-use crate::store::{AppendError, Appender, Receipt};
+use crate::store::{AppendError, Appender};
 
 /// What the peer gets of us when the connection ends: the time for the last packets and the close_notify.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -199,6 +199,8 @@ where
             if self.ended.is_some() {
                 return;
             }
+            // What the store takes at once makes room for more, and nothing else would tell us.
+            self.handover.start();
             if !self.wire.has_bytes() {
                 return;
             }
@@ -250,21 +252,24 @@ where
         match step {
             Step::Taken(Ok(())) => {}
             Step::Taken(Err(e)) => self.not_stored(e),
-            Step::Receipt(first) => self.take_receipts(first),
+            Step::Receipts => self.take_receipts(),
         }
     }
 
     /// All that are there: the PUBACKs of one commit leave together.
-    fn take_receipts(&mut self, first: Receipt) {
+    fn take_receipts(&mut self) {
         let now = self.front.clock.monotonic();
-        let mut next = Some(first);
-        while let Some(receipt) = next {
+        let mut receipts = self.handover.receipts();
+        for receipt in receipts.drain(..) {
             match receipt.result {
                 Ok(durable) => self.session.on_durable(durable, now, &mut self.outputs),
-                Err(e) => return self.not_stored(e),
+                Err(e) => {
+                    self.not_stored(e);
+                    break;
+                }
             }
-            next = self.handover.more();
         }
+        self.handover.reuse(receipts);
     }
 
     fn wired(&mut self, event: WireEvent) {

@@ -51,3 +51,28 @@ async fn a_far_endpoint_gets_full_windows_from_many_senders() {
         drains_fast(senders, Duration::from_millis(5)).await;
     }
 }
+
+/// After a reconnect the hub lets senders in one after the other. Whoever waits in line is not stuck.
+#[tokio::test(start_paused = true)]
+async fn a_hub_that_lets_many_senders_in_slowly_parks_none_of_them() {
+    const SENDERS: u64 = 1000;
+    let logs = Arc::new(MemoryLogs::default());
+    for n in 0..SENDERS * 10 {
+        logs.publish(&format!("device-{}", n % SENDERS), n / SENDERS);
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    let mut free_at = tokio::time::Instant::now();
+    // IoT Hub S1: 100 to 120 new ones a second.
+    let hub = Scripted::new(move |sender, _| {
+        let now = tokio::time::Instant::now();
+        if !seen.insert(sender.to_owned()) {
+            return Answer::delivered().after(DELAY);
+        }
+        free_at = free_at.max(now) + Duration::from_secs(1) / 120;
+        Answer::delivered().after(free_at - now + DELAY)
+    });
+    run_for(&logs, &hub, &Config::default(), Duration::from_secs(60)).await;
+    assert!(drained(&logs));
+    let made = logs.made.load(Ordering::SeqCst);
+    assert_eq!(made, 1, "the main queue alone");
+}

@@ -62,6 +62,8 @@ pub(super) struct Surroundings {
     pub(super) others_are_well: bool,
     /// Something was delivered lately, or there is only this lane.
     pub(super) others_are_served: bool,
+    /// From when on a delivery that is pending is an unusual one.
+    pub(super) pending_max: Duration,
 }
 
 /// One sender's messages in order.
@@ -423,7 +425,7 @@ impl Lane {
                     && (failing >= config.park_after || (is_large && around.others_are_well))
             }
             State::Sending { since } => {
-                is_large && now - since >= config.pending_max && around.others_are_served
+                is_large && now - since >= around.pending_max && around.others_are_served
             }
             State::Free | State::Burying => false,
         }
@@ -525,6 +527,7 @@ mod tests {
                 holds_full_window: holds,
                 others_are_well: well,
                 others_are_served: served,
+                pending_max: self.config.pending_max,
             };
             self.lane.should_park(self.now, &self.config, around)
         }

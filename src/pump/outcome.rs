@@ -66,6 +66,7 @@ impl Running {
         }
         if let Verdict::Finish(_, messages) = &verdict {
             self.delivered_at = Some(now);
+            self.note_pace(took, now);
             self.offline_streak = 0;
             self.refill.note(took, now);
             self.count_delivered(messages, took);
@@ -166,6 +167,30 @@ impl Running {
         }
     }
 
+    /// A delivery that took so long got through just now.
+    fn note_pace(&mut self, took: Duration, now: Instant) {
+        if self.slowest(now).is_none_or(|slowest| slowest <= took) {
+            self.slow = Some((took, now));
+        }
+    }
+
+    /// The longest that a delivery took among those that got through lately.
+    fn slowest(&self, now: Instant) -> Option<Duration> {
+        self.slow.filter(|(_, at)| now - *at < self.config.pending_max).map(|(took, _)| took)
+    }
+
+    /// From when on a pending delivery counts as stuck. After a reconnect the hub lets senders in one after the other: who
+    /// waits about as long as those who were served lately is only waiting in line.
+    pub(super) fn pending_max(&self, now: Instant) -> Duration {
+        let usual = self.slowest(now).unwrap_or_default();
+        self.config.pending_max.max(2 * usual)
+    }
+
+    /// When [`Self::pending_max`] is judged anew, if nothing gets through until then.
+    pub(super) fn pace_ends(&self, now: Instant) -> Option<Instant> {
+        self.slow.map(|(_, at)| at + self.config.pending_max).filter(|at| *at > now)
+    }
+
     /// Parks `sender`'s lane if it is in the others' way.
     pub(super) fn consider_parking(&mut self, sender: &Identity, now: Instant) {
         if self.ready.is_some() || self.stopping {
@@ -186,6 +211,7 @@ impl Running {
             holds_full_window,
             others_are_well: alone || failing * 2 <= self.lanes.len(),
             others_are_served: alone || served,
+            pending_max: self.pending_max(now),
         };
         if lane.should_park(now, &self.config, around) {
             self.park(sender);

@@ -129,6 +129,8 @@ pub(super) struct Running {
     /// How often the endpoint was away since the last delivery.
     pub(super) offline_streak: u32,
     pub(super) delivered_at: Option<Instant>,
+    /// The slowest of the deliveries that got through lately, and when it did.
+    pub(super) slow: Option<(Duration, Instant)>,
     pub(super) stopping: bool,
     stop_at: Option<Instant>,
 }
@@ -199,6 +201,7 @@ impl Running {
             pausing: false,
             offline_streak: 0,
             delivered_at: None,
+            slow: None,
             stopping: false,
             stop_at: None,
         }
@@ -381,9 +384,11 @@ impl Running {
         let head = self.window.head().filter(|_| self.window.room().is_none());
         let stuck = head
             .and_then(|sender| self.lanes.get(sender.as_ref()?)?.sending_since())
-            .map(|since| since + self.config.pending_max)
+            .map(|since| since + self.pending_max(now))
             // Once past, the head was judged; only an answer changes anything.
-            .filter(|at| *at > now);
+            .filter(|at| *at > now)
+            // What was usual lately is not for ever.
+            .map(|at| at.min(self.pace_ends(now).unwrap_or(at)));
         let causes = [
             self.timers.next(),
             self.sweeps.due(),

@@ -22,19 +22,25 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// So much is written without waiting for more: two TLS records.
 const ENOUGH: usize = 32 << 10;
 
+/// Looks for input that may put the write off one after the other. A task that gets one small frame ready in each turn
+/// would else keep them from the peer for hundreds of turns.
+const PUT_OFF_MAX: u8 = 4;
+
 /// Gathers what is written to `S`.
 pub(super) struct Gathered<S> {
     inner: S,
     out: BytesMut,
     /// Something was written since the last look for input: more may follow in the same turn of the task.
     busy: bool,
+    /// So often the write was put off since the last one.
+    put_off: u8,
     /// `inner` holds bytes that it was not seen to have flushed.
     unflushed: bool,
 }
 
 impl<S> Gathered<S> {
     pub(super) fn new(inner: S) -> Self {
-        Self { inner, out: BytesMut::new(), busy: false, unflushed: false }
+        Self { inner, out: BytesMut::new(), busy: false, put_off: 0, unflushed: false }
     }
 }
 
@@ -60,10 +66,12 @@ impl<S: AsyncWrite + Unpin> Gathered<S> {
         if self.out.is_empty() && !self.unflushed {
             return Ok(());
         }
-        if std::mem::take(&mut self.busy) {
+        if std::mem::take(&mut self.busy) && self.put_off < PUT_OFF_MAX {
+            self.put_off += 1;
             cx.waker().wake_by_ref();
             return Ok(());
         }
+        self.put_off = 0;
         match self.write_out(cx) {
             Poll::Ready(written) => written,
             // The stream below wakes the task.
@@ -166,6 +174,18 @@ mod tests {
         let mut got = [0; 64];
         let len = far.read(&mut got).await.unwrap();
         assert_eq!(&got[..len], b"one two three");
+    }
+
+    #[tokio::test]
+    async fn a_trickle_is_not_put_off_for_ever() {
+        let (near, mut far) = duplex(1 << 20);
+        let mut stream = Gathered::new(near);
+        for _ in 0..=PUT_OFF_MAX {
+            send(&mut stream, &[b"."]).await;
+            assert!(!look(&mut stream).await);
+        }
+        let mut got = [0; 64];
+        assert_eq!(far.read(&mut got).await.unwrap(), usize::from(PUT_OFF_MAX) + 1);
     }
 
     #[tokio::test]

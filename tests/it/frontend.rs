@@ -230,6 +230,36 @@ async fn pingreq_is_answered_while_publishes_wait_for_the_disk() {
     world.end().await;
 }
 
+/// A large message fills what a connection may hold outside the store. Once the store has taken it, what came behind it in
+/// the same read is served, though nothing else wakes the connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn pings_behind_a_large_message_do_not_wait_for_its_puback() {
+    const PINGS: usize = 200;
+    let mut world = World::new(1).await;
+    world.set("storeSettings__commitWindowMs", "100");
+    let gateway = world.gateway().await;
+    let mut stream = admitted(&world.device(0)).await;
+    let topic = format!("devices/{}/messages/events/", world.device(0).id);
+    let mut large = Publish::new(topic, QoS::AtLeastOnce, vec![b'x'; 70_000]);
+    large.pkid = 1;
+    let mut bytes = BytesMut::new();
+    Packet::Publish(large).write(&mut bytes, 300_000).expect("encode");
+    for _ in 0..PINGS {
+        Packet::PingReq.write(&mut bytes, 10).expect("encode");
+    }
+    stream.write_all(&bytes).await.expect("write");
+    stream.flush().await.expect("flush");
+    let mut inbox = BytesMut::new();
+    for _ in 0..PINGS {
+        let got = device::read(&mut stream, &mut inbox).await.expect("a packet");
+        assert_eq!(got, Packet::PingResp);
+    }
+    let got = device::read(&mut stream, &mut inbox).await.expect("a packet");
+    assert!(matches!(got, Packet::PubAck(_)), "{got:?}");
+    gateway.shutdown().await;
+    world.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_will_of_a_client_that_vanishes_is_telemetry() {
     let world = World::new(1).await;

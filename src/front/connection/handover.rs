@@ -15,12 +15,15 @@ use crate::store::{Append, AppendChain, AppendError, Appender, Receipt, ReceiptT
 /// a connection holds outside the store's own byte budget: this and one packet.
 const HELD_BYTES_MAX: usize = 64 * 1024;
 
+/// Receipts that are taken at a time.
+const RECEIPTS_MAX: usize = 32;
+
 /// What came back.
 pub(super) enum Step {
     /// The store took what was handed over, or not.
     Taken(Result<(), AppendError>),
-    /// A receipt; perhaps there are [more](HandOver::more).
-    Receipt(Receipt),
+    /// [Receipts](HandOver::receipts) are there.
+    Receipts,
 }
 
 /// A connection's side of the store.
@@ -34,6 +37,8 @@ pub(super) struct HandOver {
     handing_bytes: usize,
     to: mpsc::Sender<Receipt>,
     mailbox: mpsc::Receiver<Receipt>,
+    /// Came and not looked at yet, in order.
+    received: Vec<Receipt>,
     /// Lets the store's writer keep nothing that follows a refused message of this connection.
     chain: Arc<AppendChain>,
     /// Appends that were handed over and whose receipts are still to come.
@@ -54,6 +59,7 @@ impl HandOver {
             handing_bytes: 0,
             to,
             mailbox,
+            received: Vec::new(),
             chain: AppendChain::new(),
             in_store: 0,
             refused: false,
@@ -93,8 +99,11 @@ impl HandOver {
                 self.refused |= taken.is_err();
                 Step::Taken(taken)
             }
-            receipt = self.mailbox.recv(), if self.in_store > 0 => {
-                Step::Receipt(self.took(receipt.expect("we hold a sender")))
+            count = self.mailbox.recv_many(&mut self.received, RECEIPTS_MAX), if self.in_store > 0 => {
+                assert!(count > 0, "we hold a sender");
+                self.in_store = self.in_store.saturating_sub(count);
+                self.refused |= self.received.iter().any(|receipt| receipt.result.is_err());
+                Step::Receipts
             }
             () = std::future::pending(), if nothing_to_wait_for => {
                 unreachable!("pending for ever")
@@ -102,19 +111,16 @@ impl HandOver {
         }
     }
 
-    /// The next receipt that is there, in order.
-    pub(super) fn more(&mut self) -> Option<Receipt> {
-        if self.in_store == 0 {
-            return None;
-        }
-        let receipt = self.mailbox.try_recv().ok()?;
-        Some(self.took(receipt))
+    /// What [`Step::Receipts`] told of, in order. Not by `try_recv`: that may put the thread to sleep while the writer is
+    /// about to leave a receipt.
+    pub(super) fn receipts(&mut self) -> Vec<Receipt> {
+        std::mem::take(&mut self.received)
     }
 
-    fn took(&mut self, receipt: Receipt) -> Receipt {
-        self.in_store = self.in_store.saturating_sub(1);
-        self.refused |= receipt.result.is_err();
-        receipt
+    /// Gives the memory of [`HandOver::receipts`] back for the next ones.
+    pub(super) fn reuse(&mut self, mut receipts: Vec<Receipt>) {
+        receipts.clear();
+        self.received = receipts;
     }
 
     /// Hands on what the store takes at once; the rest waits for its byte budget in [`HandOver::step`].
