@@ -82,7 +82,7 @@ impl Refusal {
     }
 }
 
-/// Judges log-ins. Shared; a judgement takes no lock.
+/// Judges log-ins. Shared; a judgement takes no lock but for a look at the signatures that the bundle remembers.
 pub struct Authenticator {
     bundle: ArcSwap<TrustBundle>,
     scope: Arc<Scope>,

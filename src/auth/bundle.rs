@@ -7,6 +7,8 @@
 //! - An anchor outside its validity at the time of a verification is not used for it. It is not refused at load: a
 //!   clock that is wrong at boot (no RTC) must not cost an entry.
 //! - One bad entry is named and set apart; the others serve.
+//! - A chain is judged as a whole at each log-in; only the arithmetic of a signature that was good before is spared
+//!   ([`signatures`]).
 //!
 //! Must not know: scope, MQTT, where the files are configured.
 //!
@@ -15,21 +17,24 @@
 //! (at verification).
 
 mod refusal;
+mod signatures;
 
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::X509Certificate;
 
 pub use self::refusal::X509Refusal;
 use self::refusal::refusal;
+use self::signatures::GoodSignatures;
 use super::x509::{self, CertificateInfo, MalformedCertificate, Piece, Validity};
 use crate::clock::UnixMillis;
 
@@ -45,13 +50,15 @@ pub const CHAIN_MAX: usize = 8;
 /// Endings of the files that count in a folder.
 const ENDINGS: [&str; 5] = ["pem", "crt", "cer", "der", "p7b"];
 
-/// Which CAs admit clients. Immutable: a reload makes a new one.
+/// Which CAs admit clients. Immutable but for what it remembers: a reload makes a new one.
 #[derive(Debug, Clone, Default)]
 pub struct TrustBundle {
     /// Parallel to `entries`.
     anchors: Vec<TrustAnchor<'static>>,
     entries: Vec<Entry>,
     refused: Vec<RefusedEntry>,
+    /// Begins empty with each bundle that is loaded.
+    good: Arc<GoodSignatures>,
 }
 
 /// An accepted entry.
@@ -162,8 +169,6 @@ pub struct VerifiedLeaf {
     pub not_before: UnixMillis,
     /// End of validity.
     pub not_after: UnixMillis,
-    /// SHA-256 of the leaf, lower-case hex.
-    pub sha256: String,
     /// SHA-256 of the anchor that vouched for it, lower-case hex: which sessions depend on which entry.
     pub anchor_sha256: String,
 }
@@ -225,16 +230,24 @@ impl TrustBundle {
         if chain.len() > CHAIN_MAX {
             return Err(X509Refusal::ChainTooLong(chain.len()));
         }
-        let info =
-            CertificateInfo::read(leaf).map_err(|e| X509Refusal::Malformed(e.to_string()))?;
-        let end_entity = EndEntityCert::try_from(leaf).map_err(|e| refusal(&e, &info, now))?;
+        let malformed = |e: MalformedCertificate| X509Refusal::Malformed(e.to_string());
+        let facts = x509::parse(leaf).map_err(malformed)?;
+        // Names and thumbprints are written out for a refusal alone.
+        let refused = |e: &webpki::Error| match CertificateInfo::read(leaf) {
+            Ok(info) => refusal(e, &info, now),
+            Err(e) => malformed(e),
+        };
+        let end_entity = EndEntityCert::try_from(leaf).map_err(|e| refused(&e))?;
 
         // Anchors are barred here and not filtered beforehand: webpki then goes on to the next candidate of the same
         // name (an old and a new tenant CA), and we can say which entry it was.
         let barred = Cell::new(None);
         let judge = |path: &VerifiedPath<'_>| self.judge_anchor(path, now, &barred);
+        let algorithms = self.good.with(webpki::ALL_VERIFICATION_ALGS);
+        let algorithms: Vec<&dyn SignatureVerificationAlgorithm> =
+            algorithms.iter().map(|a| a as _).collect();
         let verified = end_entity.verify_for_usage(
-            webpki::ALL_VERIFICATION_ALGS,
+            &algorithms,
             &self.anchors,
             intermediates,
             UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs())),
@@ -245,14 +258,15 @@ impl TrustBundle {
         let path = match (verified, barred.take()) {
             (Ok(path), _) => path,
             (Err(_), Some(reason)) => return Err(reason),
-            (Err(e), None) => return Err(refusal(&e, &info, now)),
+            (Err(e), None) => return Err(refused(&e)),
         };
         let anchor = self.entry_of(path.anchor()).expect("the path ends at one of our anchors");
+        let (not_before, not_after) = x509::window(&facts);
         Ok(VerifiedLeaf {
-            common_name: info.common_name.ok_or(X509Refusal::NoCommonName)?,
-            not_before: info.not_before,
-            not_after: info.not_after,
-            sha256: info.sha256,
+            common_name: x509::first_common_name(facts.subject())
+                .ok_or(X509Refusal::NoCommonName)?,
+            not_before,
+            not_after,
             anchor_sha256: anchor.info.sha256.clone(),
         })
     }

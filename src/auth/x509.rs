@@ -75,13 +75,14 @@ impl CertificateInfo {
     /// Reads one DER certificate.
     pub fn read(der: &CertificateDer<'_>) -> Result<Self, MalformedCertificate> {
         let certificate = parse(der)?;
+        let (not_before, not_after) = window(&certificate);
         Ok(Self {
             subject: printable(certificate.subject()),
             issuer: printable(certificate.issuer()),
             self_issued: certificate.subject().as_raw() == certificate.issuer().as_raw(),
             common_name: first_common_name(certificate.subject()),
-            not_before: from_seconds(certificate.validity().not_before.timestamp()),
-            not_after: from_seconds(certificate.validity().not_after.timestamp()),
+            not_before,
+            not_after,
             sha1: hex(&Sha1::digest(der)),
             sha256: hex(&Sha256::digest(der)),
         })
@@ -105,8 +106,14 @@ pub(super) fn parse<'a>(
     }
 }
 
+/// First and last instant of the validity.
+pub(super) fn window(certificate: &X509Certificate<'_>) -> (UnixMillis, UnixMillis) {
+    let validity = certificate.validity();
+    (from_seconds(validity.not_before.timestamp()), from_seconds(validity.not_after.timestamp()))
+}
+
 /// The first CN wins (edgehub.md 7.3), also when it is not text: a second one must not stand in for it.
-fn first_common_name(name: &X509Name<'_>) -> Option<String> {
+pub(super) fn first_common_name(name: &X509Name<'_>) -> Option<String> {
     name.iter_common_name().next()?.as_str().ok().map(str::to_owned)
 }
 

@@ -140,6 +140,7 @@ mod tests {
     use std::future::poll_fn;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio_util::task::TaskTracker;
 
     use super::*;
 
@@ -192,7 +193,7 @@ mod tests {
     async fn a_task_that_reads_after_writing_is_run_again_until_all_is_written() {
         let (near, mut far) = duplex(1 << 20);
         let mut stream = Gathered::new(near);
-        let task = tokio::spawn(async move {
+        let task = TaskTracker::new().spawn(async move {
             send(&mut stream, &[b"question"]).await;
             let mut answer = [0; 6];
             stream.read_exact(&mut answer).await.map(|_| answer)
@@ -209,7 +210,7 @@ mod tests {
         let (near, mut far) = duplex(1000);
         let sent: Vec<u8> = (0..400_000_u32).map(|i| (i % 251) as u8).collect();
         let expected = sent.clone();
-        let task = tokio::spawn(async move {
+        let task = TaskTracker::new().spawn(async move {
             let mut stream = Gathered::new(near);
             let (small, large) = sent.split_at(100_000);
             for frame in small.chunks(700).chain(large.chunks(65_536)) {

@@ -252,6 +252,54 @@ fn who_vouched_is_part_of_the_result() {
 }
 
 #[test]
+fn a_chain_that_was_good_is_judged_anew() {
+    let tenant = Authority::root("Tenant", Curve::P384, valid()).unwrap();
+    let other = root("Other");
+    let policy = tenant.intermediate("Policy", Curve::P384, window(-10, 100)).unwrap();
+    let issued = policy.issue_client("d", window(-10, 10)).unwrap();
+    let (chain, leaf_alone) = (ders(&issued.chain_pem), ders(&issued.leaf_pem));
+    let both = format!("{}{}", tenant.certificate_pem(), other.certificate_pem());
+    let bundle = TrustBundle::from_bytes("t", both.as_bytes()).unwrap();
+    let label = |bundle: &TrustBundle, chain: &[CertificateDer<'_>], seconds: u64| {
+        bundle
+            .verify(chain, UnixMillis(NOW.0 + seconds * 1000))
+            .map(|leaf| leaf.common_name)
+            .map_err(|e| e.label())
+    };
+    assert_eq!(bundle.good.len(), 0);
+    assert_eq!(label(&bundle, &chain, 0), Ok("d".to_owned()));
+    assert_eq!(bundle.good.len(), 2, "the leaf's and the intermediate's");
+    assert_eq!(label(&bundle, &chain, 0), Ok("d".to_owned()));
+    assert_eq!(bundle.good.len(), 2);
+    assert_eq!(label(&bundle, &chain, 11), Err("expired"));
+    assert_eq!(label(&bundle, &leaf_alone, 0), Err("unknown_ca"), "without the intermediate");
+
+    // A bundle without the CA, remembering all the same: which is more than a reload leaves.
+    let without = TrustBundle::from_bytes("t", other.certificate_pem().as_bytes()).unwrap();
+    assert_eq!(without.good.len(), 0);
+    let without = TrustBundle { good: Arc::clone(&bundle.good), ..without };
+    assert_eq!(label(&without, &chain, 0), Err("unknown_ca"));
+    // A CA of the same name with another key.
+    let namesake = Authority::root("Tenant", Curve::P384, valid()).unwrap();
+    let namesake = TrustBundle::from_bytes("t", namesake.certificate_pem().as_bytes()).unwrap();
+    let namesake = TrustBundle { good: Arc::clone(&bundle.good), ..namesake };
+    assert_eq!(label(&namesake, &chain, 0), Err("bad_signature"));
+}
+
+#[test]
+fn who_is_not_vouched_for_leaves_nothing_behind() {
+    let (tenant, stranger) = (root("Tenant"), root("Stranger"));
+    let bundle = TrustBundle::from_bytes("t", tenant.certificate_pem().as_bytes()).unwrap();
+    let namesake = root("Tenant");
+    let below = stranger.intermediate("Below", Curve::P256, valid()).unwrap();
+    for issuer in [&stranger, &namesake, &below] {
+        let chain = ders(&issuer.issue_client("d", valid()).unwrap().chain_pem);
+        assert!(bundle.verify(&chain, NOW).is_err());
+    }
+    assert_eq!(bundle.good.len(), 0);
+}
+
+#[test]
 fn bad_entries_are_named_and_the_others_serve() {
     let good = root("Good");
     let other = root("Other");
