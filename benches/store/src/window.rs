@@ -8,10 +8,10 @@ use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use tokio::runtime::Runtime;
 
-use crate::machine;
-use crate::report::{Cell, Report, median, quantile};
 use crate::target::{self, Caller, Way};
 use crate::{Scale, sub};
+use bench_common::machine;
+use bench_common::report::{Cell, Report, median, quantile};
 
 const CALLERS: usize = 50;
 const PAYLOAD: usize = 256;

@@ -1,6 +1,6 @@
 //! What the store and the pump cost on this machine, beside a bare loop and sqlite in the same run.
 //!
-//! `cargo run --release --manifest-path benches/Cargo.toml -- [--quick] [--only NAME] [--json FILE] [--dir DIR]`
+//! `cargo run --release --manifest-path benches/Cargo.toml -p store-bench -- [--quick] [--only NAME] [--json FILE] [--dir DIR]`
 //!
 //! Every number is a median of alternating rounds. Rates depend on the disk and on what else the machine does: compare
 //! within one run only.
@@ -14,11 +14,9 @@
 mod append;
 mod drain;
 mod floor;
-mod machine;
 mod peers;
 mod pending;
 mod read;
-mod report;
 mod slow;
 mod target;
 mod window;
@@ -29,7 +27,8 @@ use std::time::SystemTime;
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
-use report::Report;
+use bench_common::machine;
+use bench_common::report::Report;
 
 /// How much is measured.
 struct Scale {
@@ -54,7 +53,7 @@ struct Args {
 impl Args {
     fn parse(mut words: impl Iterator<Item = String>) -> Result<Self> {
         // The build's own folder: on a real disk, and not under version control.
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/store-benches");
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/store-bench");
         let mut args = Self { quick: false, only: None, json: None, dir };
         while let Some(word) = words.next() {
             let mut value = || words.next().with_context(|| format!("{word} needs a value"));
@@ -63,7 +62,7 @@ impl Args {
                 "--only" => args.only = Some(value()?),
                 "--json" => args.json = Some(value()?.into()),
                 "--dir" => args.dir = value()?.into(),
-                _ => bail!("unknown argument {word}; see benches/README.md"),
+                _ => bail!("unknown argument {word}; see benches/store/README.md"),
             }
         }
         Ok(args)

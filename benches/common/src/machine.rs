@@ -1,4 +1,4 @@
-//! What the kernel says about this process: time, CPU, memory, bytes written; and the page cache of a folder.
+//! What the kernel says about this process (time, CPU, memory, bytes written), a folder's page cache, and the machine.
 //!
 //! Must not know: what is measured.
 
@@ -11,7 +11,7 @@ use rustix::fs::Advice;
 use rustix::time::{ClockId, clock_gettime};
 
 /// CPU time of all threads so far.
-pub(crate) fn cpu() -> Duration {
+pub fn cpu() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     let nanos = u32::try_from(time.tv_nsec).unwrap_or(0);
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), nanos)
@@ -19,17 +19,18 @@ pub(crate) fn cpu() -> Duration {
 
 /// Bytes of the pages that this process has made dirty, that is, data blocks that the disk has to write (4 KiB each,
 /// again after each sync; without the file system's journal). The same measure for every contender.
-pub(crate) fn block_bytes() -> Result<u64> {
+pub fn block_bytes() -> Result<u64> {
     number("/proc/self/io", "write_bytes:")
 }
 
 /// Resident memory now and at its highest, in bytes.
-pub(crate) fn memory() -> Result<(u64, u64)> {
+pub fn memory() -> Result<(u64, u64)> {
     let kib = |field| number("/proc/self/status", field).map(|n| n * 1024);
     Ok((kib("VmRSS:")?, kib("VmHWM:")?))
 }
 
-fn number(path: &str, field: &str) -> Result<u64> {
+/// The first number behind `field` in a file like those of /proc.
+pub fn number(path: &str, field: &str) -> Result<u64> {
     let text = std::fs::read_to_string(path).with_context(|| path.to_owned())?;
     let line = text.lines().find_map(|line| line.strip_prefix(field));
     let word = line.and_then(|rest| rest.split_whitespace().next());
@@ -38,7 +39,7 @@ fn number(path: &str, field: &str) -> Result<u64> {
 
 /// Makes the files below `dir` durable and asks the kernel to forget their pages. No privilege is needed for one's own
 /// files; the dentries and inodes stay cached.
-pub(crate) fn drop_cache(dir: &Path) -> Result<()> {
+pub fn drop_cache(dir: &Path) -> Result<()> {
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
         if path.is_dir() {
@@ -52,15 +53,19 @@ pub(crate) fn drop_cache(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The commit that is measured, if git tells.
-pub(crate) fn commit() -> String {
-    let said = std::process::Command::new("git").args(["rev-parse", "--short", "HEAD"]).output();
+/// The commit that is measured, if git tells; `-dirty` when the checkout has changes that it does not have.
+pub fn commit() -> String {
+    let said = std::process::Command::new("git")
+        .args(["describe", "--always", "--dirty", "--exclude=*"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output();
     let text = said.ok().and_then(|out| String::from_utf8(out.stdout).ok());
-    text.map_or_else(|| "unknown".to_owned(), |text| text.trim().to_owned())
+    let text = text.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+    text.unwrap_or_else(|| "unknown".to_owned())
 }
 
 /// Model of the first processor, and how many there are.
-pub(crate) fn processors() -> (String, usize) {
+pub fn processors() -> (String, usize) {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = text.lines().find_map(|l| l.strip_prefix("model name")?.split(':').nth(1));
     let count = std::thread::available_parallelism().map_or(1, usize::from);

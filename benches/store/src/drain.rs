@@ -22,10 +22,10 @@ use sphere_gateway::store::{Queue, Store};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
-use crate::machine;
-use crate::report::{Cell, Report, median};
 use crate::target::{self, Caller};
 use crate::{Scale, sub};
+use bench_common::machine;
+use bench_common::report::{Cell, Report, median};
 
 const BODY: usize = 200;
 

@@ -6,8 +6,8 @@ use std::time::Instant;
 use anyhow::Result;
 
 use crate::peers::Bare;
-use crate::report::{Cell, Report, median, quantile};
 use crate::{Scale, sub};
+use bench_common::report::{Cell, Report, median, quantile};
 
 const BLOCK: usize = 4096;
 

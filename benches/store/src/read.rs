@@ -7,9 +7,9 @@ use anyhow::{Result, ensure};
 use sphere_gateway::store::{Queue, Store};
 
 use crate::peers::Sqlite;
-use crate::report::{Report, median};
 use crate::target::{self, Caller};
 use crate::{Scale, sub};
+use bench_common::report::{Report, median};
 
 /// Records of a read, and rows of a delete.
 const CHUNK: usize = 1000;

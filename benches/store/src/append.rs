@@ -9,12 +9,12 @@ use bytes::Bytes;
 use sphere_gateway::store::{Disk, RealDisk, Store, StoreStats};
 use tokio::runtime::Runtime;
 
-use crate::machine;
 use crate::peers::{Bare, Sqlite};
-use crate::report::{Cell, Report, median, quantile};
 use crate::slow::SlowDisk;
 use crate::target::{self, Caller};
 use crate::{Scale, sub};
+use bench_common::machine;
+use bench_common::report::{Cell, Report, median, quantile};
 
 /// A run ends after so long, whatever its batches: a busy disk must not make it endless.
 const RUN_MAX: Duration = Duration::from_secs(3);

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::machine;
-use crate::report::{Cell, Report, median};
 use crate::target::{self, Caller};
 use crate::{Scale, sub};
+use bench_common::machine;
+use bench_common::report::{Cell, Report, median};
 
 const PAYLOAD: usize = 256;
 const MB: f64 = 1e6;
