@@ -10,9 +10,10 @@ use sphere_gateway::store::{Disk, RealDisk, Store, StoreStats};
 use tokio::runtime::Runtime;
 
 use crate::peers::{Bare, Sqlite};
-use crate::slow::SlowDisk;
+use crate::slow::Slower;
 use crate::target::{self, Caller};
 use crate::{Scale, sub};
+use bench_common::disk::SyncedBy;
 use bench_common::machine;
 use bench_common::report::{Cell, Report, median, quantile};
 
@@ -100,8 +101,11 @@ struct Field {
 
 impl Field {
     fn new(case: Case, dir: &Path, pause: Duration, rounds: usize) -> Result<Self> {
-        let disk: Arc<dyn Disk> =
-            if pause.is_zero() { Arc::new(RealDisk) } else { Arc::new(SlowDisk(pause)) };
+        let disk: Arc<dyn Disk> = if pause.is_zero() {
+            Arc::new(RealDisk)
+        } else {
+            Arc::new(SyncedBy(Arc::new(Slower(pause))))
+        };
         let (store, _) = target::open_on(disk, &sub(dir, "store")?, Duration::ZERO)?;
         let room = (case.framed() * (case.batches + TURNS) * (rounds + 1)) as u64;
         let bare = Bare::new(&dir.join("bare"), room, false)?;

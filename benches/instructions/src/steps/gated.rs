@@ -4,10 +4,10 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 
-use sphere_gateway::store::disk::{DiskFile, Entry, LockGuard, Mode};
-use sphere_gateway::store::{Disk, RealDisk, Space};
+use bench_common::disk::SyncBy;
+use sphere_gateway::store::disk::DiskFile;
 
 /// How many syncs may pass; `None`: any number.
 #[derive(Default)]
@@ -61,76 +61,14 @@ impl Gate {
     }
 }
 
-/// [`RealDisk`] behind a gate.
-pub(super) struct GatedDisk(pub(super) Arc<Gate>);
-
-struct GatedFile {
-    file: Arc<dyn DiskFile>,
-    gate: Arc<Gate>,
-}
-
-impl Disk for GatedDisk {
-    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        RealDisk.create_dir_all(path)
-    }
-
-    fn sync_dir(&self, _: &Path) -> io::Result<()> {
+/// What the disk itself takes is no instruction of ours, so it is not asked.
+impl SyncBy for Gate {
+    fn data(&self, _: &dyn DiskFile) -> io::Result<()> {
+        self.go_through();
         Ok(())
     }
 
-    fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
-        RealDisk.list(path)
-    }
-
-    fn open(&self, path: &Path, mode: Mode) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(GatedFile { file: RealDisk.open(path, mode)?, gate: Arc::clone(&self.0) }))
-    }
-
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        RealDisk.remove_file(path)
-    }
-
-    fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        RealDisk.remove_dir(path)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        RealDisk.rename(from, to)
-    }
-
-    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn LockGuard>>> {
-        RealDisk.lock(path)
-    }
-
-    fn space(&self, path: &Path) -> io::Result<Space> {
-        RealDisk.space(path)
-    }
-}
-
-impl DiskFile for GatedFile {
-    fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
-        self.file.read_at(buf, at)
-    }
-
-    fn write_at(&self, buf: &[u8], at: u64) -> io::Result<()> {
-        self.file.write_at(buf, at)
-    }
-
-    fn allocate(&self, len: u64) -> io::Result<bool> {
-        self.file.allocate(len)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
-    }
-
-    /// What the disk itself takes is no instruction of ours, so it is not asked.
-    fn sync_data(&self) -> io::Result<()> {
-        self.gate.go_through();
+    fn dir(&self, _: &Path) -> io::Result<()> {
         Ok(())
-    }
-
-    fn size(&self) -> io::Result<u64> {
-        self.file.size()
     }
 }

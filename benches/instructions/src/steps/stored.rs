@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
+use bench_common::disk::SyncedBy;
 use bytes::Bytes;
 use sphere_gateway::clock;
 use sphere_gateway::message::Message;
@@ -15,7 +16,7 @@ use sphere_gateway::store::{
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
-use super::gated::{Gate, GatedDisk};
+use super::gated::Gate;
 use super::{MESSAGES_MAX, runtime};
 use crate::shape::{DEVICE, Shape, WINDOW};
 
@@ -41,7 +42,7 @@ impl Bench {
     fn new() -> Result<Self> {
         let dir = std::env::temp_dir().join(format!("path-instructions-{}", std::process::id()));
         let gate = Arc::<Gate>::default();
-        let disk = Arc::new(GatedDisk(Arc::clone(&gate)));
+        let disk = Arc::new(SyncedBy(Arc::clone(&gate)));
         let (store, _) = Store::open(Config::new(&dir), disk, clock::system())?;
         let runtime = runtime()?;
         let queue = QueueId::new("iothub", QueueId::PRIORITY_DEFAULT);
