@@ -265,7 +265,7 @@ impl Gateway {
         config: &Config,
     ) -> Arc<LiveGate> {
         let gate = Arc::new(LiveGate::default());
-        if routes.targets().iter().any(|target| target.live_first) {
+        if routes.routes().iter().any(|route| route.target().live_first) {
             let watch = LiveWatch {
                 gate: Arc::clone(&gate),
                 open: Arc::clone(&self.open),

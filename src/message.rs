@@ -123,9 +123,17 @@ impl Properties {
         self.0.iter().find(|(k, _)| &**k == name).map(|(_, v)| v.as_deref())
     }
 
-    /// The first property whose name equals `name` without regard to ASCII case, as routes look them up.
+    /// The first property whose name equals `name` without regard to case, as routes look them up: character by
+    /// character, by the upper case of each.
     pub fn get_ignore_case(&self, name: &str) -> Option<Option<&str>> {
-        self.0.iter().find(|(k, _)| k.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_deref())
+        let found = if name.is_ascii() {
+            // No other letter has an ASCII upper case here, so nothing else can equal it.
+            self.0.iter().find(|(k, _)| k.eq_ignore_ascii_case(name))
+        } else {
+            let same = |k: &str| k.chars().map(upper).eq(name.chars().map(upper));
+            self.0.iter().find(|(k, _)| same(k))
+        };
+        found.map(|(_, v)| v.as_deref())
     }
 
     /// Sets `name`; a later value replaces an earlier one.
@@ -320,6 +328,27 @@ impl Message {
     }
 }
 
+/// The upper case of `c` if that is one character, and not an ASCII one of another letter (dotless i, long s).
+pub(crate) fn upper(c: char) -> char {
+    if c.is_ascii() {
+        return c.to_ascii_uppercase();
+    }
+    // Greek with a iota below: the full mapping is two letters, the simple one is the capital with the iota beside.
+    let shift = match c {
+        '\u{1f80}'..='\u{1f87}' | '\u{1f90}'..='\u{1f97}' | '\u{1fa0}'..='\u{1fa7}' => 8,
+        '\u{1fb3}' | '\u{1fc3}' | '\u{1ff3}' => 9,
+        _ => 0,
+    };
+    if shift > 0 {
+        return char::from_u32(u32::from(c) + shift).unwrap_or(c);
+    }
+    let mut upper = c.to_uppercase();
+    match (upper.next(), upper.next()) {
+        (Some(only), None) if !only.is_ascii() => only,
+        _ => c,
+    }
+}
+
 fn put_text(out: &mut BytesMut, text: &str) {
     out.put_u16_le(u16::try_from(text.len()).expect("ids are at most 128 bytes"));
     out.put_slice(text.as_bytes());
@@ -432,5 +461,64 @@ mod tests {
         p.set("a", Some("2".into()));
         assert_eq!(p.iter().collect::<Vec<_>>(), [("a", Some("2")), ("b", None)]);
         assert_eq!(p.get_ignore_case("A"), Some(Some("2")));
+    }
+
+    #[test]
+    fn names_of_properties_in_any_case() {
+        let table = [
+            ("alert", "ALERT", true),
+            ("Alert Level-1", "aLERT lEVEL-1", true),
+            ("", "", true),
+            ("a", "", false),
+            ("a", "ab", false),
+            ("a-b", "a_b", false),
+            ("[", "{", false),
+            ("é", "É", true),
+            ("ᾀ", "ᾈ", true),
+            ("ῳ", "ῼ", true),
+            ("ᾀ", "ἀ", false),
+            ("Größe", "GRÖßE", true),
+            ("größe", "GRÖSSE", false),
+            ("ß", "ẞ", false),
+            ("ТЕМПЕРАТУРА", "температура", true),
+            ("σ", "ς", true),
+            ("Σ", "ς", true),
+            ("ɐ", "Ɐ", true),
+            ("𐐨", "𐐀", true),
+            ("é", "e", false),
+            ("é", "e\u{301}", false),
+            ("日本", "日本", true),
+            ("日本", "日木", false),
+            ("ı", "I", false),
+            ("ı", "i", false),
+            ("İ", "i", false),
+            ("İ", "I", false),
+            ("ſ", "s", false),
+            ("\u{212a}", "k", false),
+            ("ŉ", "ʼN", false),
+            ("ﬁ", "FI", false),
+            ("ǆ", "Ǆ", true),
+            ("ǆ", "ǅ", true),
+        ];
+        for (ours, asked, same) in table {
+            for (ours, asked) in [(ours, asked), (asked, ours)] {
+                let mut p = Properties::default();
+                p.set("other é", Some("0".into()));
+                p.set(ours, Some("1".into()));
+                let expected = same.then_some(Some("1"));
+                assert_eq!(p.get_ignore_case(asked), expected, "{ours:?} {asked:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn of_names_that_differ_in_case_the_first_counts() {
+        let mut p = Properties::default();
+        p.set("É", Some("1".into()));
+        p.set("é", None);
+        p.set("a", None);
+        p.set("A", Some("2".into()));
+        assert_eq!(p.get_ignore_case("é"), Some(Some("1")));
+        assert_eq!(p.get_ignore_case("A"), Some(None));
     }
 }

@@ -271,7 +271,7 @@ fn compiling_tells_both_kinds_of_bad_routes() {
     );
     let (table, refused) =
         Desired::parse(&doc).unwrap().compile(&DeviceId::parse("edge").unwrap(), false);
-    assert_eq!(table.names().collect::<Vec<_>>(), ["c"]);
+    assert_eq!(table.routes().iter().map(|r| r.name()).collect::<Vec<_>>(), ["c"]);
     assert_eq!(refused.iter().map(|r| r.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
     assert!(refused.iter().all(|r| !r.to_string().is_empty()));
 }

@@ -4,6 +4,9 @@
 
 use std::ops::Range;
 
+use super::advice::is_invisible;
+use super::cells;
+
 /// A place in a route's text, in bytes, on character boundaries.
 pub type Span = Range<usize>;
 
@@ -34,6 +37,21 @@ impl CompileError {
         text[line_start..start].chars().count() + 1
     }
 
+    /// "column 12", or "line 3, column 12" of a text of several lines. Both count from 1; columns count characters.
+    pub fn place(&self, text: &str) -> String {
+        let column = self.column(text);
+        if !text.contains('\n') {
+            return format!("column {column}");
+        }
+        let start = floor_boundary(text, self.span.start);
+        format!("line {}, column {column}", text[..start].matches('\n').count() + 1)
+    }
+
+    /// What is wrong and what to do, on one line.
+    pub fn one_line(&self) -> String {
+        self.to_string().chars().map(|c| if breaks_line(c) { ' ' } else { c }).collect()
+    }
+
     /// The line of the place, a caret under it, what is wrong and what to do.
     ///
     /// ```text
@@ -59,14 +77,15 @@ impl CompileError {
             line.push('…');
         }
         line.extend(&before[skipped..]);
-        let indent = line.chars().count();
+        let indent: usize = line.chars().map(cells::of).sum();
         line.extend(marked.iter().take(CONTEXT_CHARS));
         line.extend(after.iter().take(CONTEXT_CHARS));
         if marked.len() > CONTEXT_CHARS || after.len() > CONTEXT_CHARS {
             line.push('…');
         }
-        let carets = "^".repeat(marked.len().clamp(1, CONTEXT_CHARS));
-        format!("{line}\n{:indent$}{carets} {self}", "")
+        let marked: usize = marked.iter().take(CONTEXT_CHARS).copied().map(cells::of).sum();
+        let carets = "^".repeat(marked.max(1));
+        format!("{line}\n{:indent$}{carets} {}", "", self.one_line())
     }
 }
 
@@ -78,9 +97,17 @@ fn floor_boundary(text: &str, at: usize) -> usize {
     at
 }
 
-/// One column for each character, so that the caret stands under the right one.
+fn breaks_line(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
+}
+
+/// What is shown of a character; how wide that is, [`cells`] knows.
 fn printable(c: char) -> char {
-    if c.is_control() { ' ' } else { c }
+    match c {
+        c if breaks_line(c) => ' ',
+        c if is_invisible(c) => '·',
+        c => c,
+    }
 }
 
 #[cfg(test)]
@@ -97,11 +124,57 @@ mod tests {
     }
 
     #[test]
+    fn the_caret_counts_the_cells_of_a_terminal() {
+        let table = [
+            ("温度 = '高' AND 名 == 'x'", "==", 16, "温度 = '高' AND 名 == 'x'", 19, 2),
+            ("😀 == 1", "==", 3, "😀 == 1", 3, 2),
+            ("e\u{301} == 1", "==", 4, "e\u{301} == 1", 2, 2),
+            ("a = 温度", "温度", 5, "a = 温度", 4, 4),
+            ("a\u{200b} == 1", "==", 4, "a· == 1", 3, 2),
+            ("a\u{2028}== 1", "==", 3, "a == 1", 2, 2),
+        ];
+        for (text, place, column, line, indent, carets) in table {
+            let at = text.find(place).unwrap();
+            let error = CompileError::new(at..at + place.len(), "a", "b");
+            let expected = format!("{line}\n{}{} a: b", " ".repeat(indent), "^".repeat(carets));
+            assert_eq!((error.column(text), error.render(text)), (column, expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_place_names_the_line_where_there_are_several() {
+        let table = [
+            ("ab", 1, "column 2"),
+            ("ab\ncd", 1, "line 1, column 2"),
+            ("ab\ncd", 4, "line 2, column 2"),
+            ("é\n\n温x", 7, "line 3, column 2"),
+            ("ab\n", 3, "line 2, column 1"),
+        ];
+        for (text, at, expected) in table {
+            assert_eq!(CompileError::new(at..at, "a", "b").place(text), expected, "{text:?} {at}");
+        }
+    }
+
+    #[test]
+    fn an_error_is_said_on_one_line() {
+        let error = CompileError::new(0..1, "found `a\nb`", "c\u{2028}d\te");
+        assert_eq!(error.one_line(), "found `a b`: c d e");
+        assert_eq!(error.render("x"), "x\n^ found `a b`: c d e");
+    }
+
+    #[test]
     fn a_long_line_is_cut_and_an_end_place_gets_one_caret() {
         let text = "x".repeat(500);
         let error = CompileError::new(500..500, "short", "go on");
         let rendered = error.render(&text);
         assert_eq!(rendered, format!("…{}\n{}^ short: go on", "x".repeat(60), " ".repeat(61)));
+    }
+
+    #[test]
+    fn what_nobody_sees_is_shown() {
+        let text = "FROM\u{200b} /\u{a0}x\r\ny";
+        let error = CompileError::new(0..7, "a", "b");
+        assert_eq!(error.render(text), "FROM· /\u{a0}x \n^^^^^ a: b");
     }
 
     #[test]

@@ -1,92 +1,55 @@
 //! Tokens -> the parts of a route: source, condition tree, sink. Recursive descent, one function a grammar rule.
 //!
-//! Owns: the grammar and the advice for what does not fit it. Must not know: types and messages ([`super::condition`]).
+//! Owns: the grammar and the advice for what does not fit it (`expression` has the conditions).
+//! Invariants: every text gives a tree or an error; no tree is higher than [`DEPTH_MAX`](super::DEPTH_MAX).
+//! Must not know: types and messages ([`super::condition`]).
 
-use super::DEPTH_MAX;
-use super::error::{CompileError, Span};
-use super::token::{Kind, Token, tokens};
+mod expression;
+#[cfg(test)]
+mod tests;
 
-/// A parsed route.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Route {
-    pub(super) source: Vec<Segment>,
-    pub(super) condition: Option<Ast>,
-    pub(super) sink: Sink,
-}
+use super::advice::{self, Around};
+use super::error::CompileError;
+use super::syntax::{Ast, Node, Route, Segment, Sink};
+use super::token::{self, Kind, Token};
 
-/// One `/item` of the source.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Segment {
-    pub(super) text: String,
-    pub(super) span: Span,
-}
-
-/// Where matching messages go.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum Sink {
-    Upstream,
-    /// The argument of `BrokeredEndpoint`.
-    Brokered {
-        address: String,
-        span: Span,
-    },
-}
-
-/// A condition, untyped.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Ast {
-    pub(super) node: Node,
-    pub(super) span: Span,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum Node {
-    Text(String),
-    Bool(bool),
-    /// An application property.
-    Property(String),
-    /// `$name`, or `{$name}` when `braces`; the name is without `$`.
-    System {
-        name: String,
-        braces: bool,
-    },
-    Not(Box<Ast>),
-    And(Vec<Ast>),
-    Or(Vec<Ast>),
-    Equal {
-        left: Box<Ast>,
-        right: Box<Ast>,
-        negated: bool,
-    },
-    Call {
-        name: String,
-        name_span: Span,
-        args: Vec<Ast>,
-    },
-}
+const ROUTE: &str = "a route reads: FROM /messages/* WHERE condition INTO $upstream";
+const ALONE: &str = "give the condition alone: what stands between WHERE and INTO";
+const ENDPOINTS: &str = "write $upstream or BrokeredEndpoint(\"/modules/<module>/inputs/<input>\")";
 
 /// Parses a whole route.
 pub(super) fn route(text: &str) -> Result<Route, CompileError> {
-    let tokens = tokens(text)?;
-    Parser { text, tokens, at: 0, depth: 0 }.route().map_err(|e| with_quote_advice(text, e))
+    let parse = || Parser::new(text, token::tokens(text)?, "route").route();
+    parse().map_err(|e| advice::with_pasted(text, e))
 }
 
-/// Quotes pasted from a web page are the likeliest reason for any error in a route that holds them.
-fn with_quote_advice(text: &str, mut error: CompileError) -> CompileError {
-    if text.contains(['\u{201c}', '\u{201d}', '\u{2018}', '\u{2019}']) {
-        error.todo.push_str("; the text has typographic quotes: replace them by \" or '");
-    }
-    error
+/// Parses a condition alone. An empty one is `undefined` (`edgehub.md` 4.4, final value).
+pub(super) fn condition(text: &str) -> Result<Ast, CompileError> {
+    let parse = || Parser::new(text, token::tokens(text)?, "condition").whole_condition();
+    parse().map_err(|e| advice::with_pasted(text, e))
+}
+
+/// Parses a source alone.
+pub(super) fn source(text: &str) -> Result<Vec<Segment>, CompileError> {
+    let parse = || Parser::new(text, token::source_tokens(text)?, "source").whole_source();
+    parse().map_err(|e| advice::with_pasted(text, e))
 }
 
 struct Parser<'t> {
     text: &'t str,
     tokens: Vec<Token>,
     at: usize,
+    /// Open parentheses and calls.
     depth: usize,
+    /// What the text is, for messages.
+    whole: &'static str,
 }
 
-impl Parser<'_> {
+impl<'t> Parser<'t> {
+    fn new(text: &'t str, tokens: Vec<Token>, whole: &'static str) -> Self {
+        Self { text, tokens, at: 0, depth: 0, whole }
+    }
+
     fn peek(&self) -> &Token {
         &self.tokens[self.at]
     }
@@ -103,7 +66,7 @@ impl Parser<'_> {
     fn take(&mut self, kind: &Kind) -> bool {
         let hit = self.peek().kind == *kind;
         if hit {
-            self.at += 1;
+            self.next();
         }
         hit
     }
@@ -112,20 +75,20 @@ impl Parser<'_> {
         self.take(&Kind::Sign(sign))
     }
 
-    fn word(&self, token: &Token) -> &str {
+    fn word(&self, token: &Token) -> &'t str {
         &self.text[token.span.clone()]
     }
 
     /// "`x`" or "the end of the route".
     fn name(&self, token: &Token) -> String {
         if token.kind == Kind::End {
-            "the end of the route".to_owned()
+            format!("the end of the {}", self.whole)
         } else {
             format!("`{}`", self.word(token))
         }
     }
 
-    fn unexpected(&self, expected: &str, todo: &str) -> CompileError {
+    fn unexpected(&self, expected: &str, todo: impl Into<String>) -> CompileError {
         let token = self.peek();
         let what = format!("expected {expected}, found {}", self.name(token));
         CompileError::new(token.span.clone(), what, todo)
@@ -136,43 +99,121 @@ impl Parser<'_> {
         if self.take(kind) { Ok(()) } else { Err(self.unexpected(expected, todo)) }
     }
 
+    /// The words before, at and after the place where the parser is.
+    fn around(&self) -> Around<'t> {
+        let word = |at: usize| self.tokens.get(at).map_or("", |token| self.word(token));
+        let before = self.at.checked_sub(1);
+        Around {
+            before: before.map_or("", word),
+            name_before: before.is_some_and(|at| self.tokens[at].kind == Kind::Id),
+            found: word(self.at),
+            after: word(self.at + 1),
+        }
+    }
+
     fn route(&mut self) -> Result<Route, CompileError> {
         if self.take(&Kind::Select) {
-            let todo = "write SELECT *, or leave SELECT out";
+            let todo =
+                "write SELECT *, or leave SELECT out; a route passes messages on as they are";
             self.expect(&Kind::Sign("*"), "`*` after SELECT", todo)?;
         }
-        let todo = "a route reads: FROM /messages/* WHERE condition INTO $upstream";
-        self.expect(&Kind::From, "FROM", todo)?;
+        if !self.take(&Kind::From) {
+            let meant = match self.peek().kind {
+                Kind::Sign("/") => Some("write FROM in front of the source".into()),
+                _ => advice::keyword(self.around().found, &["FROM", "SELECT"]),
+            };
+            return Err(self.unexpected("FROM", meant.unwrap_or_else(|| ROUTE.into())));
+        }
         let source = self.source()?;
         let condition = if self.take(&Kind::Where) { Some(self.condition()?) } else { None };
         if !self.take(&Kind::Into) {
-            return Err(self.missing_into(condition.is_some()));
+            return Err(match condition {
+                Some(_) => self.no_operator("an operator or INTO"),
+                None => self.no_where(),
+            });
         }
         let sink = self.sink()?;
         match self.peek().kind {
             Kind::End => Ok(Route { source, condition, sink }),
-            Kind::Where => {
-                Err(self.unexpected("the end of the route", "move WHERE in front of INTO"))
-            }
-            _ => Err(self.unexpected(
-                "the end of the route",
-                "take out what follows the sink; one route has one sink",
-            )),
+            _ => Err(self.unexpected("the end of the route", self.after_sink())),
         }
     }
 
-    fn missing_into(&self, after_condition: bool) -> CompileError {
-        let todo = match self.peek().kind {
-            Kind::Sign("=") => "write one `=` for equality",
-            Kind::Sign(_) => "this version's conditions know NOT, AND, OR, =, != and <>",
-            Kind::Number | Kind::Id | Kind::Sys | Kind::Text(_) if after_condition => {
-                "join conditions with AND or OR; operators need a space on both sides"
+    /// What is found here, alone or with what follows, begins a comment.
+    fn comment(&self) -> Option<&'static str> {
+        let Around { found, after, .. } = self.around();
+        advice::comment("", found).or_else(|| advice::comment(found, after))
+    }
+
+    fn after_sink(&self) -> &'static str {
+        match self.peek().kind {
+            Kind::Where => "move WHERE in front of INTO",
+            Kind::And | Kind::Or | Kind::Not => "move the condition in front of INTO, after WHERE",
+            Kind::Sign(")") => "take it out: no parenthesis is open",
+            _ if self.comment().is_some() => self.comment().unwrap_or_default(),
+            _ => "take out what follows the sink; one route has one sink, write a route for each",
+        }
+    }
+
+    fn whole_source(&mut self) -> Result<Vec<Segment>, CompileError> {
+        let segments = self.source()?;
+        match self.peek().kind {
+            Kind::End => Ok(segments),
+            _ => Err(self.unexpected("the end of the source", "write a path such as /messages/*")),
+        }
+    }
+
+    fn whole_condition(&mut self) -> Result<Ast, CompileError> {
+        match self.peek().kind {
+            Kind::End => return Ok(Ast { node: Node::Undefined, span: self.peek().span.clone() }),
+            Kind::Select | Kind::From | Kind::Where | Kind::Into => {
+                return Err(self.unexpected("a condition", ALONE));
             }
-            _ => {
-                "end the route with INTO $upstream or INTO BrokeredEndpoint(\"/modules/<module>/inputs/<input>\")"
+            _ => {}
+        }
+        let condition = self.condition()?;
+        match self.peek().kind {
+            Kind::End => Ok(condition),
+            Kind::Select | Kind::From | Kind::Where | Kind::Into => {
+                Err(self.unexpected("the end of the condition", ALONE))
             }
+            _ => Err(self.no_operator("an operator or the end of the condition")),
+        }
+    }
+
+    /// After the source comes neither WHERE nor INTO.
+    fn no_where(&self) -> CompileError {
+        let Around { before, found, .. } = self.around();
+        let glued = |word: &str| {
+            let cut = before.strip_prefix('*').filter(|rest| rest.eq_ignore_ascii_case(word));
+            cut.map(|rest| format!("put a blank between `*` and `{rest}`"))
         };
-        self.unexpected(if after_condition { "an operator or INTO" } else { "WHERE or INTO" }, todo)
+        let todo = match &self.peek().kind {
+            _ if glued("WHERE").is_some() => glued("WHERE"),
+            _ if glued("INTO").is_some() => glued("INTO"),
+            _ if self.comment().is_some() => self.comment().map(str::to_owned),
+            Kind::Id if advice::glued_into(found).is_some() => advice::glued_into(found),
+            Kind::Sys if found.eq_ignore_ascii_case("$upstream") => {
+                Some(format!("write INTO in front of {found}"))
+            }
+            Kind::Id if found.eq_ignore_ascii_case("BrokeredEndpoint") => {
+                Some(format!("write INTO in front of {found}"))
+            }
+            Kind::Id => advice::keyword(found, &["WHERE", "INTO"])
+                .or_else(|| Some(format!("write WHERE in front of the condition; {ROUTE}"))),
+            Kind::Sys | Kind::Not | Kind::Text(_) | Kind::Number | Kind::Sign("(" | "{") => {
+                Some(format!("write WHERE in front of the condition; {ROUTE}"))
+            }
+            Kind::Sign(",") => Some("one route has one source: write a route for each".into()),
+            Kind::From => Some("one FROM is enough: write a route for each source".into()),
+            Kind::And | Kind::Or => Some("the condition begins with WHERE".into()),
+            _ => None,
+        };
+        let todo = todo.unwrap_or_else(|| {
+            "end the route with INTO $upstream or INTO BrokeredEndpoint(\"/modules/<module>/inputs/<input>\")"
+                .into()
+        });
+        self.unexpected("WHERE or INTO", todo)
     }
 
     fn source(&mut self) -> Result<Vec<Segment>, CompileError> {
@@ -180,205 +221,87 @@ impl Parser<'_> {
         while self.take_sign("/") {
             let kind = &self.peek().kind;
             // `/messages/` equals `/messages` (`edgehub.md` 4.2).
-            if !segments.is_empty() && matches!(kind, Kind::Where | Kind::Into) {
+            if !segments.is_empty() && matches!(kind, Kind::Where | Kind::Into | Kind::End) {
                 break;
             }
             if !matches!(kind, Kind::Id | Kind::Number | Kind::Sign("*")) {
-                let todo = "write /messages/* or /messages/modules/<module>/outputs/<output>";
+                let todo = match kind {
+                    Kind::Text(_) => "write the name without quotes",
+                    Kind::Sign("/") => "write one `/` between names",
+                    _ => "write /messages/* or /messages/modules/<module>/outputs/<output>",
+                };
                 return Err(self.unexpected("a name or `*` after `/`", todo));
             }
             let token = self.next();
             segments.push(Segment { text: self.word(&token).to_owned(), span: token.span });
         }
         if segments.is_empty() {
-            return Err(
-                self.unexpected("a source such as /messages/*", "start the source with `/`")
-            );
+            let todo = match self.peek().kind {
+                Kind::Text(_) => "write the source without quotes: /messages/*",
+                Kind::Sign("*") => "write /* for everything, or /messages/* for telemetry",
+                Kind::End if self.text.contains("/*") => {
+                    "the text between `/*` and `*/` is a comment: write / * apart, or take the comment out"
+                }
+                _ => "start the source with `/`, as in /messages/*",
+            };
+            return Err(self.unexpected("a source such as /messages/*", todo));
         }
         Ok(segments)
     }
 
     fn sink(&mut self) -> Result<Sink, CompileError> {
-        const FORMS: &str =
-            "write $upstream or BrokeredEndpoint(\"/modules/<module>/inputs/<input>\")";
         let token = self.peek().clone();
-        match token.kind {
-            Kind::Sys if self.word(&token).eq_ignore_ascii_case("$upstream") => {
+        let word = self.word(&token);
+        match &token.kind {
+            Kind::Sys if word.eq_ignore_ascii_case("$upstream") => {
                 self.next();
                 Ok(Sink::Upstream)
             }
             Kind::Sys => {
                 let what = format!("unknown system endpoint {}", self.name(&token));
-                Err(CompileError::new(token.span, what, FORMS))
+                let meant = advice::keyword(word, &["$upstream"]);
+                Err(CompileError::new(token.span, what, meant.unwrap_or_else(|| ENDPOINTS.into())))
             }
-            Kind::Id if self.word(&token).eq_ignore_ascii_case("BrokeredEndpoint") => {
+            Kind::Id if word.eq_ignore_ascii_case("BrokeredEndpoint") => {
                 self.next();
-                self.expect(&Kind::Sign("("), "`(`", FORMS)?;
-                let argument = self.peek().clone();
-                let Kind::Text(address) = argument.kind else {
-                    return Err(self.unexpected("the endpoint in quotes", FORMS));
-                };
-                self.next();
-                self.expect(&Kind::Sign(")"), "`)`", FORMS)?;
-                Ok(Sink::Brokered { address, span: argument.span })
+                self.expect(&Kind::Sign("("), "`(`", ENDPOINTS)?;
+                self.address()
             }
             Kind::Id => {
                 let what = format!("unknown endpoint {}", self.name(&token));
-                Err(CompileError::new(token.span, what, FORMS))
+                Err(CompileError::new(token.span, what, advice::endpoint(word)))
             }
-            _ => Err(self.unexpected("a sink", FORMS)),
-        }
-    }
-
-    /// Runs `rule` one level deeper.
-    fn deeper<T>(
-        &mut self,
-        rule: impl FnOnce(&mut Self) -> Result<T, CompileError>,
-    ) -> Result<T, CompileError> {
-        if self.depth == DEPTH_MAX {
-            return Err(CompileError::new(
-                self.peek().span.clone(),
-                format!("the condition is nested more than {DEPTH_MAX} levels deep"),
-                "write it flatter: AND and OR chains need no parentheses",
-            ));
-        }
-        self.depth += 1;
-        let result = rule(self);
-        self.depth -= 1;
-        result
-    }
-
-    fn condition(&mut self) -> Result<Ast, CompileError> {
-        self.deeper(Self::or)
-    }
-
-    fn or(&mut self) -> Result<Ast, CompileError> {
-        self.chain(&Kind::Or, Self::and, Node::Or)
-    }
-
-    fn and(&mut self) -> Result<Ast, CompileError> {
-        self.chain(&Kind::And, Self::equality, Node::And)
-    }
-
-    /// `part { joiner part }`. A chain is one node, however long, so that its length costs no stack.
-    fn chain(
-        &mut self,
-        joiner: &Kind,
-        part: fn(&mut Self) -> Result<Ast, CompileError>,
-        node: fn(Vec<Ast>) -> Node,
-    ) -> Result<Ast, CompileError> {
-        let first = part(self)?;
-        if self.peek().kind != *joiner {
-            return Ok(first);
-        }
-        let mut parts = vec![first];
-        while self.take(joiner) {
-            parts.push(part(self)?);
-        }
-        let span = parts[0].span.start..parts[parts.len() - 1].span.end;
-        Ok(Ast { node: node(parts), span })
-    }
-
-    fn equality(&mut self) -> Result<Ast, CompileError> {
-        let mut left = self.unary()?;
-        let mut chained = 0;
-        while let Kind::Sign(sign @ ("=" | "!=" | "<>")) = self.peek().kind {
-            let operator = self.next();
-            if self.peek().kind == Kind::Sign("=") {
-                return Err(self.unexpected("a value", "write one `=` for equality"));
+            kind => {
+                let todo = match kind {
+                    Kind::Text(text) => advice::endpoint(text),
+                    Kind::Sign("{") => "write $upstream without braces".into(),
+                    Kind::Sign("/") => advice::endpoint("/"),
+                    Kind::Into => "one INTO is enough".into(),
+                    _ => ENDPOINTS.into(),
+                };
+                Err(self.unexpected("a sink", todo))
             }
-            // `a = b = c` is ((a = b) = c): each step nests one level deeper in the tree.
-            chained += 1;
-            if self.depth + chained > DEPTH_MAX {
-                return Err(CompileError::new(
-                    operator.span,
-                    format!("more than {DEPTH_MAX} comparisons in a row"),
-                    "join comparisons with AND or OR",
-                ));
-            }
-            let right = self.unary()?;
-            let span = left.span.start..right.span.end;
-            let (left_box, right) = (Box::new(left), Box::new(right));
-            let node = Node::Equal { left: left_box, right, negated: sign != "=" };
-            left = Ast { node, span };
         }
-        Ok(left)
     }
 
-    /// NOT binds tighter than comparison: `NOT a = b` is `(NOT a) = b`.
-    fn unary(&mut self) -> Result<Ast, CompileError> {
-        let start = self.peek().span.start;
-        if !self.take(&Kind::Not) {
-            return self.primary();
-        }
-        let operand = self.deeper(Self::unary)?;
-        let span = start..operand.span.end;
-        Ok(Ast { node: Node::Not(Box::new(operand)), span })
-    }
-
-    fn primary(&mut self) -> Result<Ast, CompileError> {
-        let token = self.peek().clone();
-        let node = match &token.kind {
-            Kind::Text(text) => Node::Text(text.clone()),
-            Kind::True => Node::Bool(true),
-            Kind::False => Node::Bool(false),
-            Kind::Id => return self.name_or_call(),
-            Kind::Sys => Node::System { name: self.word(&token)[1..].to_owned(), braces: false },
-            Kind::Sign("{") => return self.braces(),
-            Kind::Sign("(") => return self.parentheses(),
-            Kind::Number | Kind::Null | Kind::Undefined => {
-                let what = format!("{} is not supported by this version", self.name(&token));
-                let todo = "compare properties with strings, as in level = '3'";
-                return Err(CompileError::new(token.span, what, todo));
-            }
-            _ => {
-                let todo = "write a property name, a string in quotes, true, false, NOT or IS_DEFINED(name)";
-                return Err(self.unexpected("a value", todo));
-            }
+    /// What follows `BrokeredEndpoint(`.
+    fn address(&mut self) -> Result<Sink, CompileError> {
+        let argument = self.next();
+        let Kind::Text(address) = argument.kind else {
+            self.at -= usize::from(argument.kind != Kind::End);
+            let todo = match argument.kind {
+                Kind::Sign("/") | Kind::Id | Kind::Sys => {
+                    "put the address in quotes: BrokeredEndpoint(\"/modules/<module>/inputs/<input>\")"
+                }
+                _ => ENDPOINTS,
+            };
+            return Err(self.unexpected("the endpoint in quotes", todo));
         };
-        self.next();
-        Ok(Ast { node, span: token.span })
-    }
-
-    fn name_or_call(&mut self) -> Result<Ast, CompileError> {
-        let token = self.next();
-        let name = self.word(&token).to_owned();
-        if !self.take_sign("(") {
-            return Ok(Ast { node: Node::Property(name), span: token.span });
-        }
-        let mut args = Vec::new();
-        if self.peek().kind != Kind::Sign(")") {
-            args.push(self.condition()?);
-            while self.take_sign(",") {
-                args.push(self.condition()?);
-            }
-        }
-        let end = self.peek().span.end;
-        self.expect(&Kind::Sign(")"), "`)`", "close the call's parenthesis")?;
-        let span = token.span.start..end;
-        Ok(Ast { node: Node::Call { name, name_span: token.span, args }, span })
-    }
-
-    /// `{$name}`: the system property, never an application property of that name.
-    fn braces(&mut self) -> Result<Ast, CompileError> {
-        let start = self.next().span.start;
-        let token = self.peek().clone();
-        self.expect(&Kind::Sys, "a system property", "write {$name}")?;
-        let name = self.word(&token)[1..].to_owned();
-        let end = self.peek().span.end;
-        self.expect(&Kind::Sign("}"), "`}`", "write {$name}")?;
-        Ok(Ast { node: Node::System { name, braces: true }, span: start..end })
-    }
-
-    fn parentheses(&mut self) -> Result<Ast, CompileError> {
-        let start = self.next().span.start;
-        let inner = self.condition()?;
-        let end = self.peek().span.end;
-        self.expect(
-            &Kind::Sign(")"),
-            "`)`",
-            "close the parenthesis; operators need a space on both sides",
-        )?;
-        Ok(Ast { node: inner.node, span: start..end })
+        let todo = match self.peek().kind {
+            Kind::Sign(",") => "BrokeredEndpoint takes one address: write a route for each",
+            _ => ENDPOINTS,
+        };
+        self.expect(&Kind::Sign(")"), "`)`", todo)?;
+        Ok(Sink::Brokered { address, span: argument.span })
     }
 }

@@ -8,17 +8,24 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::condition::{Condition, Tri};
+use super::body::BodyPaths;
+use super::condition::{Condition, Context, Explained, Facts};
 use super::error::{CompileError, Span};
-use super::parse::{self, Segment, Sink};
+use super::parse;
+use super::source::{Source, same};
+use super::subject::Subject;
+use super::syntax::Sink;
+use super::value::Tri;
 use crate::identity::{DeviceId, ModuleId};
-use crate::message::{Message, SystemKey};
 
 /// The endpoint id of the hub, as the reference names its queue and as metrics label it.
 pub const UPSTREAM_ENDPOINT_ID: &str = "iothub";
 
 /// The priority of a route that gives none: below 9.
 pub const PRIORITY_NONE: u8 = 10;
+
+/// Longest [`RefusedRoute::one_line`], in characters.
+const LINE_CHARS_MAX: usize = 600;
 
 /// A route as configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,16 +56,30 @@ pub struct Global {
 pub struct RefusedRoute {
     /// Its name.
     pub name: String,
-    /// Its text.
+    /// Its text, or all that stands for it in the document if its text is not at fault.
     pub text: String,
     /// Why, and what to do.
     pub error: CompileError,
 }
 
+impl RefusedRoute {
+    /// `route "a", column 24: what: todo`, without line breaks and not too long: for lists of problems.
+    pub fn one_line(&self) -> String {
+        let place = self.error.place(&self.text);
+        let mut line = format!("route {:?}, {place}: {}", self.name, self.error.one_line());
+        // What is found in the text may be nearly all of it.
+        if let Some((end, _)) = line.char_indices().nth(LINE_CHARS_MAX) {
+            line.truncate(end);
+            line.push('…');
+        }
+        line
+    }
+}
+
 impl fmt::Display for RefusedRoute {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let column = self.error.column(&self.text);
-        writeln!(f, "route {:?} is set aside, the others run (column {column}):", self.name)?;
+        let place = self.error.place(&self.text);
+        writeln!(f, "route {:?} is set aside, the others run ({place}):", self.name)?;
         f.write_str(&self.error.render(&self.text))
     }
 }
@@ -107,16 +128,71 @@ pub struct Target {
 #[derive(Debug, Clone, Default)]
 pub struct RouteTable {
     /// By priority, so that the first match for an endpoint is the one that counts.
-    routes: Vec<Compiled>,
+    routes: Vec<CompiledRoute>,
+    /// What their conditions ask of a body.
+    paths: BodyPaths,
     warnings: Vec<String>,
 }
 
+/// A route that runs.
 #[derive(Debug, Clone)]
-struct Compiled {
+pub struct CompiledRoute {
     name: String,
+    text: String,
     source: Source,
-    condition: Condition,
+    /// `None` = no WHERE.
+    condition: Option<Condition>,
     target: Target,
+    warnings: Vec<String>,
+    selects_nothing: bool,
+}
+
+impl CompiledRoute {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its text, as configured.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Where it sends what it selects.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Why it cannot do what it seems to, with what to do.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Whether it can select no message, whatever comes: none comes from its source, or its condition is never true.
+    /// A warning says why.
+    pub fn selects_nothing(&self) -> bool {
+        self.selects_nothing
+    }
+
+    /// Whether it sends to the same endpoint every message that `other` can select.
+    pub fn covers(&self, other: &Self) -> bool {
+        self.condition.is_none()
+            && self.target.endpoint == other.target.endpoint
+            && self.source.includes(&other.source)
+    }
+}
+
+/// What one route makes of one message.
+#[derive(Debug, Clone)]
+pub struct RouteExplained<'t> {
+    /// The route.
+    pub route: &'t CompiledRoute,
+    /// Whether the message comes from where the route looks.
+    pub source_matches: bool,
+    /// The condition part by part, asked even if the source does not match; `None` = the route has none.
+    pub condition: Option<Explained>,
+    /// What the condition comes to. The route selects the message if this is true and the source matches.
+    pub result: Tri,
 }
 
 impl RouteTable {
@@ -145,28 +221,19 @@ impl RouteTable {
         global: Global,
     ) -> Result<(), CompileError> {
         let route = parse::route(&spec.text)?;
-        let condition = match &route.condition {
-            Some(ast) => Condition::compile(ast)?,
-            None => Condition::always(),
-        };
-        let endpoint = endpoint(&route.sink)?;
         let source = Source::new(&route.source);
-        if condition.is_text() {
-            self.warn(
-                spec,
-                "its condition is text, never true: it selects nothing. Compare it with a value",
-            );
-        }
-        if source.never_matches() {
-            self.warn(
-                spec,
-                "a `*` that is not the last character of the source is an ordinary character: the route selects \
-                 nothing. Name the module, or write /messages/modules/*",
-            );
-        }
-        if source.0.first().is_some_and(|s| same(s, "twinChangeNotifications")) {
-            self.warn(spec, "this version makes no twin change notifications: it selects nothing");
-        }
+        let context = Context { edge, twin_changes: source.is_twin_changes() };
+        let endpoint = endpoint(&route.sink)?;
+        let compile = |ast| Condition::compile(ast, &context, &mut self.paths);
+        let condition = route.condition.as_ref().map(compile).transpose()?;
+        let found = condition.iter().flat_map(Condition::warnings).map(|w| w.to_string());
+        let mut warnings: Vec<String> = found.collect();
+        let covers_nothing = source.covers_nothing();
+        let selects_nothing =
+            covers_nothing.is_some() || condition.as_ref().is_some_and(Condition::is_never_true);
+        warnings.extend(covers_nothing);
+        let named = |warning: &String| format!("route {:?}: {warning}", spec.name);
+        self.warnings.extend(warnings.iter().map(named));
         let endpoint_id = self
             .routes
             .iter()
@@ -176,16 +243,15 @@ impl RouteTable {
         let priority = spec.priority.unwrap_or(PRIORITY_NONE);
         let live_first = spec.live_first.unwrap_or(global.live_first);
         let target = Target { endpoint, endpoint_id, priority, ttl_secs, live_first };
-        self.routes.push(Compiled { name: spec.name.clone(), source, condition, target });
+        let (name, text) = (spec.name.clone(), spec.text.clone());
+        let route =
+            CompiledRoute { name, text, source, condition, target, warnings, selects_nothing };
+        self.routes.push(route);
         Ok(())
     }
 
-    fn warn(&mut self, spec: &RouteSpec, what: &str) {
-        self.warnings.push(format!("route {:?}: {}", spec.name, what));
-    }
-
     /// Puts the targets of `message` into `out` (which is emptied first): one per endpoint, none when no route matches.
-    pub fn evaluate(&self, message: &Message, out: &mut Vec<Target>) {
+    pub fn evaluate(&self, message: &dyn Subject, out: &mut Vec<Target>) {
         out.clear();
         for target in self.matching(message) {
             if !out.iter().any(|t| Arc::ptr_eq(&t.endpoint_id, &target.endpoint_id)) {
@@ -196,11 +262,29 @@ impl RouteTable {
 
     /// The targets of all routes that select the message, by priority: of several with one endpoint id (the same
     /// `Arc`) the first is the one that counts.
-    pub fn matching(&self, message: &Message) -> impl Iterator<Item = &Target> {
-        let routes = self.routes.iter().filter(|route| {
-            route.source.covers(message) && route.condition.evaluate(message) == Tri::True
-        });
-        routes.map(|route| &route.target)
+    pub fn matching<'a>(&'a self, message: &'a dyn Subject) -> impl Iterator<Item = &'a Target> {
+        let (origin, facts) = (message.origin(), self.facts(message));
+        let selects = move |route: &&CompiledRoute| {
+            let holds = |condition: &Condition| condition.evaluate(&facts) == Tri::True;
+            route.source.covers(&origin) && route.condition.as_ref().is_none_or(holds)
+        };
+        self.routes.iter().filter(selects).map(|route| &route.target)
+    }
+
+    /// What each route makes of the message, by priority, and why.
+    pub fn explain<'t>(&'t self, message: &dyn Subject) -> Vec<RouteExplained<'t>> {
+        let (origin, facts) = (message.origin(), self.facts(message));
+        let explain = |route: &'t CompiledRoute| RouteExplained {
+            route,
+            source_matches: route.source.covers(&origin),
+            condition: route.condition.as_ref().map(|condition| condition.explain(&facts)),
+            result: route.condition.as_ref().map_or(Tri::True, |c| c.evaluate(&facts)),
+        };
+        self.routes.iter().map(explain).collect()
+    }
+
+    fn facts<'a>(&'a self, message: &'a dyn Subject) -> Facts<'a> {
+        Facts { subject: message, body: self.paths.of(message) }
     }
 
     /// Keeps the routes whose endpoint `serves`; gives the names of those that go.
@@ -208,14 +292,15 @@ impl RouteTable {
         let (keep, go) =
             std::mem::take(&mut self.routes).into_iter().partition(|r| serves(&r.target.endpoint));
         self.routes = keep;
-        let go: Vec<Compiled> = go;
+        let go: Vec<CompiledRoute> = go;
         go.into_iter().map(|route| route.name).collect()
     }
 
-    /// Every endpoint, priority and class that a message can get, without repeats: the queues to keep open.
-    pub fn targets(&self) -> Vec<Target> {
+    /// Every endpoint, priority and class that a message can get, without repeats.
+    #[cfg(test)]
+    pub(crate) fn targets(&self) -> Vec<Target> {
         let mut all: Vec<Target> = Vec::new();
-        for Compiled { target, .. } in &self.routes {
+        for CompiledRoute { target, .. } in &self.routes {
             let same = |t: &Target| {
                 (&t.endpoint, t.priority, t.live_first)
                     == (&target.endpoint, target.priority, target.live_first)
@@ -227,12 +312,12 @@ impl RouteTable {
         all
     }
 
-    /// Names of the routes that run, by priority.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.routes.iter().map(|r| r.name.as_str())
+    /// The routes that run, by priority.
+    pub fn routes(&self) -> &[CompiledRoute] {
+        &self.routes
     }
 
-    /// Routes that run but cannot do what they seem to, with what to do.
+    /// Routes that run but cannot do what they seem to, with what to do: the warnings of each, its name in front.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
@@ -248,49 +333,6 @@ impl RouteTable {
     }
 }
 
-/// Which messages a route looks at: those whose source path begins with these segments.
-#[derive(Debug, Clone, PartialEq)]
-struct Source(Vec<Box<str>>);
-
-impl Source {
-    /// Trailing `*` characters say nothing: matching is by prefix anyway (`edgehub.md` 4.2).
-    fn new(segments: &[Segment]) -> Self {
-        let mut names: Vec<Box<str>> = segments.iter().map(|s| s.text.as_str().into()).collect();
-        if let Some(last) = names.pop() {
-            let stripped = last.trim_end_matches('*');
-            if !stripped.is_empty() {
-                names.push(stripped.into());
-            }
-        }
-        Self(names)
-    }
-
-    /// A lone `*` in the middle is literal, and no module or output is called so.
-    fn never_matches(&self) -> bool {
-        self.0.iter().any(|s| &**s == "*")
-    }
-
-    /// Whole segments, any case. Leaf telemetry comes from `/messages/`, a module's from `/messages/modules/<m>/`, its
-    /// outputs' from `/messages/modules/<m>/outputs/<o>/`.
-    fn covers(&self, message: &Message) -> bool {
-        let mut path = ["messages", "modules", "", "outputs", ""];
-        let mut len = 1;
-        if let Some(module) = message.source.sender.module() {
-            path[2] = module.as_str();
-            len = 3;
-            if let Some(output) = message.system.get(SystemKey::OutputName) {
-                path[4] = output;
-                len = 5;
-            }
-        }
-        self.0.len() <= len && self.0.iter().zip(path).all(|(ours, part)| same(ours, part))
-    }
-}
-
-fn same(a: &str, b: &str) -> bool {
-    a.eq_ignore_ascii_case(b)
-}
-
 fn endpoint(sink: &Sink) -> Result<Endpoint, CompileError> {
     let Sink::Brokered { address, span } = sink else {
         return Ok(Endpoint::Upstream);
@@ -299,6 +341,7 @@ fn endpoint(sink: &Sink) -> Result<Endpoint, CompileError> {
         let span: Span = span.clone();
         CompileError::new(span, what, "write \"/modules/<module>/inputs/<input>\"")
     };
+    let address = address.trim();
     let path = address.strip_prefix('/').unwrap_or(address);
     let path = path.strip_suffix('/').unwrap_or(path);
     let parts: Vec<&str> = path.split('/').collect();
