@@ -29,6 +29,7 @@
 pub mod clock;
 pub mod deliver;
 pub mod identity;
+mod kept_file;
 pub mod message;
 pub mod metrics;
 

@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::UnixMillis;
 use crate::identity::{ClientName, DeviceId, ID_BYTES_MAX};
+use crate::kept_file;
 
 /// Most devices of an auth chain (edgehub.md 7.5).
 pub const CHAIN_DEVICES_MAX: usize = 5;
@@ -174,7 +175,7 @@ impl Scope {
                 (Some(Arc::new(snapshot)), Loaded::Snapshot { entries, saved })
             }
             Err(e) => {
-                let to = if e.is_about_the_content() { file::set_aside(&path) } else { None };
+                let to = if e.is_about_the_content() { kept_file::set_aside(&path) } else { None };
                 (None, Loaded::SetAside { to, reason: e.to_string() })
             }
         };

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// Layers from the words up. A module may import from lower layers only (and from itself).
 const LAYERS: &[&[&str]] = &[
-    &["clock", "identity", "message", "deliver", "metrics"],
+    &["clock", "identity", "message", "deliver", "metrics", "kept_file"],
     &["mqtt", "iothub"],
     &["session", "auth", "route", "store"],
     &["front", "pump", "upstream"],

@@ -1,6 +1,6 @@
 //! The scope's snapshot on disk.
 //!
-//! Owns: its form, and replacing it whole. Must not know: lookups.
+//! Owns: its form. Must not know: lookups, how a file is replaced whole ([`kept_file`]).
 //!
 //! # The file, version 1
 //!
@@ -9,16 +9,15 @@
 //! "parents":[".."],"is_edge":false}, ...]}`. It holds no symmetric keys. A snapshot of another edge device is set
 //! aside like a corrupt one: its answers would be about other people's devices.
 
-use std::fs::OpenOptions;
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::{AuthKind, ScopeEntry, Snapshot, Status};
 use crate::clock::UnixMillis;
 use crate::identity::{ClientName, DeviceId, IdError, ModuleId};
+use crate::kept_file;
 
 /// Largest snapshot that is read, in bytes: 100,000 entries of 640 bytes (two 128-character ids and two scopes).
 pub(super) const SNAPSHOT_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -149,36 +148,5 @@ pub(super) fn write(
     let stored =
         StoredSnapshot { version: VERSION, edge: edge.to_string(), saved_ms: now.0, entries };
     let bytes = serde_json::to_vec(&stored).map_err(io::Error::other)?;
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-
-    let fresh = with_suffix(path, "new");
-    // Removed first, because `mode` counts only for a file that is created.
-    match std::fs::remove_file(&fresh) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
-    file.write_all(&bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&fresh, path)?;
-    // The rename is durable when the folder is.
-    OpenOptions::new().read(true).open(folder)?.sync_all()
-}
-
-/// Moves a file that is no snapshot out of the way, to the first free of ten names.
-pub(super) fn set_aside(path: &Path) -> Option<PathBuf> {
-    let to = (0..10).map(|n| with_suffix(path, &format!("bad{n}"))).find(|to| !to.exists())?;
-    std::fs::rename(path, &to).ok()?;
-    Some(to)
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".");
-    name.push(suffix);
-    PathBuf::from(name)
+    kept_file::replace(path, &bytes)
 }
