@@ -6,6 +6,7 @@
 //! store, and the admin endpoint last, so that the end can be watched.
 //! Must not know: packets, records, frames.
 
+mod configuration;
 mod descriptors;
 mod forecast;
 mod live;
@@ -21,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
@@ -39,13 +40,13 @@ use crate::metrics::Metrics;
 use crate::pump;
 use crate::pump::deadletter::DeadLetterQueue;
 use crate::pump::store_logs::StoreLogs;
-use crate::route::RouteTable;
 use crate::store::disk::RealDisk;
 use crate::store::{self, Health, Store};
 use crate::upstream::Upstream;
 use crate::upstream::refresh::ScopeRefresher;
 use crate::upstream::scope_api::ScopeApi;
 
+use self::configuration::{Configuration, FileWatch, First};
 use self::forecast::{LastSample, Sampler};
 use self::live::{LIVE_WINDOWS_MAX, LiveWatch};
 use self::prepare::Prepared;
@@ -97,6 +98,8 @@ pub struct Gateway {
     failed: watch::Sender<Option<String>>,
     /// Which queues wait for a newer program.
     waiting: watch::Sender<Vec<String>>,
+    /// Asks for the configured document to be read again.
+    reload: mpsc::Sender<()>,
     stops: Stops,
     tasks: Tasks,
 }
@@ -125,12 +128,13 @@ impl Gateway {
     /// # Errors
     /// [`StartError`]: nothing is left running.
     pub async fn start(config: Config, clock: SharedClock) -> Result<Self, StartError> {
-        let Prepared { routes, store_bytes_max, server, bundle, upstream: upstream_config } =
-            Prepared::read(&config, clock.wall())?;
+        let (config, now) = (Arc::new(config), clock.wall());
+        let Prepared { first, server, bundle, upstream: upstream_config } =
+            Prepared::read(&config, now, First::choose(&config, now))?;
         let (hub, edge) = (&config.connection.host_name, config.connection.device.clone());
         let metrics = Metrics::new(hub, edge.as_str());
 
-        let store_config = settings::of_store(&config, store_bytes_max);
+        let store_config = settings::of_store(&config, first.compiled.store_bytes_max);
         let (store, report) = Store::open(store_config, Arc::new(RealDisk), Arc::clone(&clock))?;
         report_recovery(&report, &metrics);
         let (stops, tasks) = (Stops::default(), Tasks::default());
@@ -154,6 +158,7 @@ impl Gateway {
         };
         let metrics_addr = admin.as_ref().and_then(|l| l.local_addr().ok());
 
+        let (reload, asked) = mpsc::channel(1);
         let gateway = Self {
             mqtt,
             metrics_addr,
@@ -163,16 +168,18 @@ impl Gateway {
             waiting: watch::Sender::default(),
             store: Arc::new(store),
             open: Arc::default(),
+            reload,
             stops,
             tasks,
         };
         gateway.run_upstream(&upstream, &refresher);
-        let live = gateway.run_live(&upstream, &routes, &config);
+        let configuration = gateway.run_configuration(first, asked, &config, &clock);
+        let live = gateway.run_live(&upstream, configuration.live_first(), &config);
         gateway.run_pumps(upstream, Arc::clone(&clock), settings::of_pumps(&config));
         gateway.run_removed(&clock);
         let sample = gateway.run_sampler(&config, &clock);
         if let Some(listener) = admin {
-            gateway.run_admin(listener, &config.metrics.suffix, sample);
+            gateway.run_admin(listener, &config.metrics.suffix, sample, &configuration);
         }
         let authenticator = Authenticator::new(bundle, scope, Arc::clone(&clock));
         let authenticator = Arc::new(authenticator.not_before(scope_saved));
@@ -182,7 +189,7 @@ impl Gateway {
             config: settings::of_connections(&config),
             authenticator: Arc::clone(&authenticator),
             roster: Arc::clone(&roster),
-            ingest: Ingest::new(Arc::new(ArcSwap::from_pointee(routes)), live, metrics),
+            ingest: Ingest::new(configuration.routes(), live, metrics),
             appender: gateway.store.appender(),
             metrics: Arc::clone(&gateway.metrics),
             clock,
@@ -215,6 +222,12 @@ impl Gateway {
                 why.ok().and_then(|why| why.clone()).unwrap_or_else(|| "a pump has ended".to_owned())
             }
         }
+    }
+
+    /// Has the configured document read again, at once; the log tells what comes of it.
+    pub fn reload(&self) {
+        // One question that waits is enough: its answer is still to come.
+        let _ = self.reload.try_send(());
     }
 
     /// Ends in order: no new devices and sessions' receipts, pumps, upstream, store, admin. Takes less than 10 s.
@@ -257,24 +270,48 @@ impl Gateway {
         self.tasks.pumps.spawn(pumps.run());
     }
 
-    /// The gate of the live-first routes: shut for ever where there are none.
+    /// What messages are routed by, and its changes while it runs.
+    fn run_configuration(
+        &self,
+        first: First,
+        asked: mpsc::Receiver<()>,
+        config: &Arc<Config>,
+        clock: &SharedClock,
+    ) -> Arc<Configuration> {
+        let parts = configuration::Parts {
+            config: Arc::clone(config),
+            store: Arc::clone(&self.store),
+            metrics: Arc::clone(&self.metrics),
+            clock: Arc::clone(clock),
+        };
+        let configuration = Configuration::new(first, parts);
+        let watch = FileWatch::new(Arc::clone(&configuration), asked);
+        self.tasks.upstream.spawn(watch.run(self.stops.upstream.clone()));
+        configuration
+    }
+
+    /// The gate of the live-first routes: shut until the first of them is `wanted`.
     fn run_live(
         &self,
         upstream: &Arc<Upstream>,
-        routes: &RouteTable,
+        mut wanted: watch::Receiver<bool>,
         config: &Config,
     ) -> Arc<LiveGate> {
         let gate = Arc::new(LiveGate::default());
-        if routes.routes().iter().any(|route| route.target().live_first) {
-            let watch = LiveWatch {
-                gate: Arc::clone(&gate),
-                open: Arc::clone(&self.open),
-                connected: upstream.connected(),
-                metrics: Arc::clone(&self.metrics),
-                messages_max: LIVE_WINDOWS_MAX * u64::from(config.upstream.window_messages),
-            };
-            self.tasks.upstream.spawn(watch.run(self.stops.upstream.clone()));
-        }
+        let watch = LiveWatch {
+            gate: Arc::clone(&gate),
+            open: Arc::clone(&self.open),
+            connected: upstream.connected(),
+            metrics: Arc::clone(&self.metrics),
+            messages_max: LIVE_WINDOWS_MAX * u64::from(config.upstream.window_messages),
+        };
+        let stop = self.stops.upstream.clone();
+        self.tasks.upstream.spawn(async move {
+            let first = stop.run_until_cancelled(wanted.wait_for(|wanted| *wanted)).await;
+            if first.is_some_and(|first| first.is_ok()) {
+                watch.run(stop).await;
+            }
+        });
         gate
     }
 
@@ -302,14 +339,21 @@ impl Gateway {
         last
     }
 
-    fn run_admin(&self, listener: TcpListener, suffix: &str, sample: LastSample) {
+    fn run_admin(
+        &self,
+        listener: TcpListener,
+        suffix: &str,
+        sample: LastSample,
+        configuration: &Configuration,
+    ) {
         let (health, store, last) =
             (self.health.clone(), Arc::clone(&self.store), Arc::clone(&sample));
-        let waiting = self.waiting.subscribe();
+        let (waiting, configured) = (self.waiting.subscribe(), configuration.warnings());
         let health = move || match &*health.borrow() {
             Health::Healthy => {
                 let mut warnings = forecast::warnings(&store.stats(), last.load().as_deref());
                 warnings.extend(waiting.borrow().iter().cloned());
+                warnings.extend(configured.borrow().iter().cloned());
                 admin::Health::warning(warnings)
             }
             Health::Poisoned(why) => admin::Health::failing(vec![why.clone()]),
@@ -365,7 +409,7 @@ impl Gateway {
 /// # Errors
 /// Every problem.
 pub fn check(config: &Config, now: UnixMillis) -> Result<(), Problems> {
-    Prepared::read(config, now).map(|_| ())
+    Prepared::read(config, now, First::strict(config, now)).map(|_| ())
 }
 
 /// Asks the tasks of one step to end and waits for them, at most `limit`.

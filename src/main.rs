@@ -12,7 +12,7 @@ use sphere_gateway::command::{self, CommandError, DoctorAction, End, QueueArgs, 
 use sphere_gateway::config::{Config, LogLevel, Place, ProcessEnv};
 use sphere_gateway::gateway::{self, Gateway, StartError};
 use sphere_gateway::log::LogLine;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
 
 /// `EX_USAGE` of sysexits.h: the configuration or the arguments are wrong.
@@ -133,7 +133,31 @@ fn check() -> anyhow::Result<ExitCode> {
     })
 }
 
+/// The signals that mean something to a gateway.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    /// Hears each from now on; what comes before somebody asks is not lost.
+    fn listen() -> anyhow::Result<Self> {
+        Ok(Self {
+            hang_up: signal(SignalKind::hangup()).context("listening for SIGHUP")?,
+            terminate: signal(SignalKind::terminate()).context("listening for SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("listening for SIGINT")?,
+        })
+    }
+}
+
 fn run() -> anyhow::Result<ExitCode> {
+    // Before all else: a signal without a listener ends the process, and SIGHUP only asks for a document to be read.
+    let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
+    let signals = {
+        let _inside = runtime.enter();
+        Signals::listen()?
+    };
     let config = match configuration() {
         Ok(config) => config,
         Err(code) => return Ok(code),
@@ -145,24 +169,25 @@ fn run() -> anyhow::Result<ExitCode> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
-    let code = runtime.block_on(serve(config))?;
+    let code = runtime.block_on(serve(config, signals))?;
     // Nothing of ours is left; a thread that is stuck in a system call must not hold up the end.
     runtime.shutdown_background();
     Ok(code)
 }
 
-async fn serve(config: Config) -> anyhow::Result<ExitCode> {
-    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+async fn serve(config: Config, signals: Signals) -> anyhow::Result<ExitCode> {
+    let Signals { mut terminate, mut interrupt, mut hang_up } = signals;
     let gateway = match Gateway::start(config, clock::system()).await {
         Ok(gateway) => gateway,
         Err(e) => return Ok(start_failed(&e)),
     };
-    let failed = tokio::select! {
-        _ = terminate.recv() => None,
-        _ = interrupt.recv() => None,
-        why = gateway.failed() => Some(why),
+    let failed = loop {
+        tokio::select! {
+            _ = terminate.recv() => break None,
+            _ = interrupt.recv() => break None,
+            Some(()) = hang_up.recv() => gateway.reload(),
+            why = gateway.failed() => break Some(why),
+        }
     };
     if let Some(why) = &failed {
         tracing::error!("cannot go on, ending so that the runtime restarts this process: {why}");

@@ -74,10 +74,16 @@ impl LocalSite {
         PathBuf::from(&self.env["StorageFolder"]).join("edgeHub")
     }
 
+    /// What the environment says.
+    pub(crate) fn configuration(&self) -> Config {
+        Config::read(&MapEnv(self.env.clone())).expect("the configuration is good")
+    }
+
     /// Starts the gateway in this process; devices find it.
     pub(crate) async fn gateway(&self) -> Gateway {
-        let config = Config::read(&MapEnv(self.env.clone())).expect("the configuration is good");
-        let gateway = Gateway::start(config, clock::system()).await.expect("the gateway starts");
+        let gateway = Gateway::start(self.configuration(), clock::system())
+            .await
+            .expect("the gateway starts");
         self.port.store(gateway.mqtt_addr().port(), Ordering::Relaxed);
         gateway
     }

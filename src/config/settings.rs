@@ -58,7 +58,8 @@ impl Reader {
             "the PEM certificates of the CAs that devices come from",
         );
         let storage = self.storage();
-        let desired_file = self.optional_file("edgeHubTwinFile");
+        // Not looked at yet: when it cannot be read, the last good document may serve (`gateway`).
+        let desired_file = self.take("edgeHubTwinFile", "").map(PathBuf::from);
         let default_ttl_secs = self.default_ttl();
         let mqtt = self.mqtt();
         let metrics = self.metrics();

@@ -13,6 +13,7 @@ mod quoted;
 mod architecture;
 mod client;
 mod commands;
+mod configuration;
 mod disk;
 mod expiry;
 mod frontend;

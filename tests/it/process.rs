@@ -39,6 +39,11 @@ impl Process {
         scrape(self.admin, "/healthz").await.starts_with("HTTP/1.1 200")
     }
 
+    /// Its number.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Whether it has not ended.
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("our child").is_none()

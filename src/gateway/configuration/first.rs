@@ -1,0 +1,121 @@
+//! The document that a start begins with: the configured one, or the last good one when that cannot be used.
+//!
+//! Owns: the choice. Must not know: what the gateway does with it.
+
+use tracing::{error, warn};
+
+use super::{Accepted, Compiled, Origin, Refusal, file};
+use crate::clock::UnixMillis;
+use crate::config::Config;
+use crate::desired::last_good::{Kept, LastGood, Loaded};
+use crate::desired::{Desired, DesiredError};
+
+/// The name of the last good document, beside the scope's.
+const FILE: &str = "desired.json";
+
+/// What a start begins with.
+pub(in crate::gateway) struct First {
+    pub(in crate::gateway) compiled: Compiled,
+    pub(super) origin: Origin,
+    /// `None` without a configured document.
+    pub(super) accepted: Option<Accepted>,
+    /// When it was accepted.
+    pub(super) since: UnixMillis,
+    /// Why the configured one does not serve.
+    pub(super) refusal: Option<Refusal>,
+    pub(super) last_good: Option<LastGood>,
+    /// Why the last good document on disk is of no use, as metrics label it.
+    pub(super) not_loaded: Option<&'static str>,
+}
+
+impl First {
+    /// For a start: with the last good document to fall back on.
+    ///
+    /// # Errors
+    /// The configured document cannot be used and there is no other.
+    pub(in crate::gateway) fn choose(
+        config: &Config,
+        now: UnixMillis,
+    ) -> Result<Self, DesiredError> {
+        let Some(configured) = configured(config) else {
+            return Ok(Self::without_document(config, now));
+        };
+        let edge = config.connection.device.clone();
+        let (last_good, loaded) = LastGood::load(config.storage.join(FILE), edge);
+        let not_loaded = match &loaded {
+            Loaded::Nothing | Loaded::Kept(_) => None,
+            Loaded::SetAside { .. } => Some("set_aside"),
+            Loaded::Unreadable { .. } => Some("unreadable"),
+        };
+        if not_loaded.is_some() {
+            warn!("{loaded}");
+        }
+        let mut first = match (configured, loaded) {
+            (Ok((accepted, compiled)), loaded) => {
+                let since = match loaded {
+                    Loaded::Kept(kept) if kept.text == accepted.text => kept.accepted,
+                    _ => now,
+                };
+                Self::of(Origin::File, accepted, since, compiled)
+            }
+            (Err(refusal), Loaded::Kept(Kept { text, desired, accepted })) => {
+                error!(
+                    "edgeHubTwinFile: {}. In its place the last good one serves, {}: correct the document, it is read again when \
+                     it changes",
+                    refusal.error,
+                    super::of_time(accepted)
+                );
+                // It ran when it was accepted: what an older version understood is not judged again.
+                let compiled = Compiled::new(&desired, config);
+                let kept = Accepted { text, desired };
+                Self {
+                    refusal: Some(refusal),
+                    ..Self::of(Origin::LastGood, kept, accepted, compiled)
+                }
+            }
+            (Err(Refusal { mut error, .. }), loaded) => {
+                // It may be the shorter way to a gateway that runs.
+                if not_loaded.is_some() {
+                    error.problems.push(loaded.to_string());
+                }
+                return Err(error);
+            }
+        };
+        (first.last_good, first.not_loaded) = (Some(last_good), not_loaded);
+        Ok(first)
+    }
+
+    /// For a check: the configured document or none, and nothing on disk is touched.
+    ///
+    /// # Errors
+    /// The configured document cannot be used.
+    pub(in crate::gateway) fn strict(
+        config: &Config,
+        now: UnixMillis,
+    ) -> Result<Self, DesiredError> {
+        match configured(config) {
+            None => Ok(Self::without_document(config, now)),
+            Some(Ok((accepted, compiled))) => Ok(Self::of(Origin::File, accepted, now, compiled)),
+            Some(Err(refusal)) => Err(refusal.error),
+        }
+    }
+
+    fn without_document(config: &Config, now: UnixMillis) -> Self {
+        let desired = Desired::without_document(config.default_ttl_secs);
+        let compiled = Compiled::new(&desired, config);
+        let accepted = Accepted { text: String::new(), desired };
+        Self { accepted: None, ..Self::of(Origin::Default, accepted, now, compiled) }
+    }
+
+    fn of(origin: Origin, accepted: Accepted, since: UnixMillis, compiled: Compiled) -> Self {
+        compiled.log();
+        let (refusal, last_good, not_loaded) = (None, None, None);
+        Self { compiled, origin, accepted: Some(accepted), since, refusal, last_good, not_loaded }
+    }
+}
+
+/// The configured document; `None` when none is.
+fn configured(config: &Config) -> Option<Result<(Accepted, Compiled), Refusal>> {
+    let path = config.desired_file.as_deref()?;
+    Some(file::read(path).and_then(|text| Accepted::judge(text, config)))
+}
