@@ -262,7 +262,9 @@ async fn a_store_at_work_never_looks_damaged() {
         let mut looks = 0;
         while !stopped.is_cancelled() || looks == 0 {
             let (_, found) = verify(&outside);
-            assert_eq!(found, [], "look {looks}");
+            // On a busy machine a look can fall into the middle of a write: a torn tail is told, and is no damage.
+            let damage = found.iter().find(|finding| !finding.what.is_harmless());
+            assert_eq!(damage, None, "look {looks}");
             let offsets: Vec<u64> = pending(&outside).into_iter().map(Result::unwrap).collect();
             assert!(offsets.is_sorted());
             outside.list().unwrap();
