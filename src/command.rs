@@ -1,4 +1,4 @@
-//! Commands that look at a gateway's store and at its volume, beside the gateway itself.
+//! Commands that look at a gateway's store, its volume and its routes, beside the gateway itself.
 //!
 //! Owns: their arguments, what they print, and how they end ([`End`]). They change nothing but a folder of their own
 //! (`doctor disk`) or a file that was asked for (`--out`), and take no lock: a gateway may be running.
@@ -9,6 +9,7 @@ mod dead_letters;
 mod doctor;
 mod export;
 mod list;
+mod routes;
 mod text;
 mod verify;
 
@@ -21,6 +22,7 @@ use clap::{Args, Subcommand};
 
 pub use doctor::DiskArgs;
 pub use list::ListArgs;
+pub use routes::{RoutesAction, routes};
 
 use crate::store::inspect::Inspector;
 use crate::store::{OpenError, QueueId, RealDisk};

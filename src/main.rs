@@ -1,4 +1,4 @@
-//! The command line: `run`, `check`, `certs`, `queue`, `doctor`: parse, call, print.
+//! The command line: `run`, `check`, `certs`, `queue`, `doctor`, `routes`: parse, call, print.
 
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
@@ -8,7 +8,9 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use sphere_gateway::certs::{CertsError, SiteSpec, mint_site};
 use sphere_gateway::clock;
-use sphere_gateway::command::{self, CommandError, DoctorAction, End, QueueArgs, Surroundings};
+use sphere_gateway::command::{
+    self, CommandError, DoctorAction, End, QueueArgs, RoutesAction, Surroundings,
+};
 use sphere_gateway::config::{Config, LogLevel, Place, ProcessEnv};
 use sphere_gateway::gateway::{self, Gateway, StartError};
 use sphere_gateway::log::LogLine;
@@ -52,6 +54,9 @@ enum Command {
     /// Examine the volume that the store is on.
     #[command(subcommand)]
     Doctor(DoctorAction),
+    /// Look at routes: what a document's routes say, where a message goes, what a condition comes to.
+    #[command(subcommand)]
+    Routes(RoutesAction),
 }
 
 fn main() -> ExitCode {
@@ -67,6 +72,7 @@ fn main() -> ExitCode {
         }
         Command::Queue(args) => look(|here, out| command::queue(args, here, out)),
         Command::Doctor(action) => look(|here, out| command::doctor(&action, here, out)),
+        Command::Routes(action) => look(|_, out| command::routes(&action, out)),
     };
     outcome.unwrap_or_else(|e| {
         eprintln!("sphere-gateway: {e:#}");

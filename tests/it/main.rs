@@ -25,6 +25,8 @@ mod outage;
 mod outcomes;
 mod process;
 mod readme;
+mod routes;
+mod routes_check;
 mod startup;
 mod support;
 mod volume;

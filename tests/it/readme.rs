@@ -26,3 +26,19 @@ fn the_readme_says_what_the_durability_campaign_found() {
         assert_eq!(campaigns[name]["lost"], 0, "{name}");
     }
 }
+
+#[test]
+fn the_readme_lists_the_routing_language_s_deviations_as_the_code_does() {
+    let rows = |text: &'static str, from: &str, line_start: &str| -> Vec<&'static str> {
+        let part = &text[text.find(from).expect("the part is there")..];
+        let rows = part.lines().skip(1).skip_while(|line| !line.starts_with(line_start));
+        // The head of the table and the line below it.
+        let rows = rows.take_while(|line| line.starts_with(line_start)).skip(2);
+        rows.map(|line| &line[line_start.len()..]).collect()
+    };
+    let code = include_str!("../../src/route/mod.rs");
+    let code = rows(code, "# On purpose different from the reference", "//! |");
+    let readme = rows(include_str!("../../README.md"), "### The routing language", "|");
+    assert!(code.len() > 20, "{code:?}");
+    assert_eq!(readme, code);
+}
