@@ -5,9 +5,11 @@
 //! Invariants: what is as long as the backlog is streamed; a reader that has enough (a closed pipe) ends a command quietly.
 //! Must not know: the environment (`main` reads it), the gateway.
 
+mod ask;
 mod dead_letters;
 mod doctor;
 mod export;
+mod health;
 mod list;
 mod routes;
 mod text;
@@ -21,6 +23,7 @@ use std::sync::Arc;
 use clap::{Args, Subcommand};
 
 pub use doctor::DiskArgs;
+pub use health::{HealthArgs, health};
 pub use list::ListArgs;
 pub use routes::{RoutesAction, routes};
 

@@ -1,4 +1,4 @@
-//! The command line: `run`, `check`, `certs`, `queue`, `doctor`, `routes`: parse, call, print.
+//! The command line: `run`, `check`, `certs`, `queue`, `health`, `doctor`, `routes`: parse, call, print.
 
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 use sphere_gateway::certs::{CertsError, SiteSpec, mint_site};
 use sphere_gateway::clock;
 use sphere_gateway::command::{
-    self, CommandError, DoctorAction, End, QueueArgs, RoutesAction, Surroundings,
+    self, CommandError, DoctorAction, End, HealthArgs, QueueArgs, RoutesAction, Surroundings,
 };
 use sphere_gateway::config::{Config, LogLevel, Place, ProcessEnv};
 use sphere_gateway::gateway::{self, Gateway, StartError};
@@ -45,12 +45,17 @@ enum Command {
         /// Host name or address by which devices call the gateway; may be given more than once.
         #[arg(long = "gateway-name", default_value = "localhost")]
         gateway_names: Vec<String>,
+        /// Further host name or address of the local hub (hub double); may be given more than once.
+        #[arg(long = "hub-name")]
+        hub_names: Vec<String>,
         /// Replace files that exist.
         #[arg(long)]
         force: bool,
     },
     /// Look at the queues: what waits, how long the budget lasts, export, check, dead letters.
     Queue(QueueArgs),
+    /// Ask the running gateway whether it does its job: exit status 0 or 1, for a container's health check.
+    Health(HealthArgs),
     /// Examine the volume that the store is on.
     #[command(subcommand)]
     Doctor(DoctorAction),
@@ -67,10 +72,11 @@ fn main() -> ExitCode {
     let outcome = match options.command {
         Command::Run => run(),
         Command::Check => check(),
-        Command::Certs { out, devices, gateway_names, force } => {
-            certs(&out, devices, &gateway_names, force)
+        Command::Certs { out, devices, gateway_names, hub_names, force } => {
+            certs(&out, devices, &gateway_names, hub_names, force)
         }
         Command::Queue(args) => look(|here, out| command::queue(args, here, out)),
+        Command::Health(args) => look(|here, out| command::health(&args, here, out)),
         Command::Doctor(action) => look(|here, out| command::doctor(&action, here, out)),
         Command::Routes(action) => look(|_, out| command::routes(&action, out)),
     };
@@ -230,12 +236,14 @@ fn certs(
     out: &std::path::Path,
     devices: usize,
     gateway_names: &[String],
+    hub_names: Vec<String>,
     force: bool,
 ) -> anyhow::Result<ExitCode> {
     let names: Vec<&str> = gateway_names.iter().map(String::as_str).collect();
     let said = |error: CertsError| anyhow::anyhow!("{error}");
-    let site =
-        mint_site(&SiteSpec::local(&names, devices), clock::system().wall()).map_err(said)?;
+    let mut spec = SiteSpec::local(&names, devices);
+    spec.hub_names.extend(hub_names);
+    let site = mint_site(&spec, clock::system().wall()).map_err(said)?;
     let files = site.write_to_folder(out, force).map_err(said)?;
     files.iter().for_each(|f| println!("{}", f.display()));
     Ok(ExitCode::SUCCESS)

@@ -5,24 +5,15 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::time::Duration;
 
-use bytes::Bytes;
 use clap::Args;
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::{Request, StatusCode, header};
-use hyper_util::rt::TokioIo;
+use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpStream;
 
 use super::text::{self, bytes, count, plain, rate, span};
-use super::{CommandError, End, StorageArg, Surroundings, tell_missing};
+use super::{CommandError, End, StorageArg, Surroundings, ask, tell_missing};
 use crate::store::inspect::{Inspector, QueueView};
 
-/// How long a gateway may take to answer.
-const ASK_TIMEOUT: Duration = Duration::from_secs(3);
-/// About 200 bytes a queue, and a side queue for each of 20,000 senders.
-const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// How much of a name the table shows; `--json` has it whole.
 const NAME_CHARS_MAX: usize = 60;
 
@@ -30,7 +21,7 @@ const NAME_CHARS_MAX: usize = 60;
 #[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
 pub struct ListArgs {
     /// The running gateway's metrics listener [default: this machine, the port that the environment says].
-    #[arg(long, value_name = "HOST:PORT", value_parser = host_port)]
+    #[arg(long, value_name = "HOST:PORT", value_parser = ask::host_port)]
     admin: Option<String>,
     /// One row for each side queue, instead of adding them to the queue that they belong to; then what moves into a side
     /// queue counts in both rows.
@@ -39,15 +30,6 @@ pub struct ListArgs {
     /// One JSON object.
     #[arg(long)]
     json: bool,
-}
-
-/// What `--admin` takes.
-fn host_port(text: &str) -> Result<String, String> {
-    let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
-    match port.and_then(|port| port.parse::<u16>().ok()) {
-        Some(port) if port > 0 => Ok(text.to_owned()),
-        _ => Err("write a host and a port, for instance 127.0.0.1:9600".to_owned()),
-    }
 }
 
 /// A queue, as a gateway tells of it. Unknown is `None`.
@@ -155,45 +137,18 @@ fn ask(args: &ListArgs, storage: &StorageArg, here: &Surroundings) -> Result<Ans
         (None, Some(port)) => format!("127.0.0.1:{port}"),
         (None, None) => return Err("the gateway has no fixed metrics port here".to_owned()),
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| error.to_string())?;
-    runtime.block_on(async {
-        match tokio::time::timeout(ASK_TIMEOUT, get(&address)).await {
-            Ok(answered) => answered.map_err(|why| format!("{address}: {why}")),
-            Err(_) => Err(format!("{address} did not answer within {ASK_TIMEOUT:?}")),
-        }
-    })
-}
-
-async fn get(address: &str) -> Result<Answer, String> {
-    let words = |error: &dyn std::fmt::Display| error.to_string();
-    let stream = TcpStream::connect(address).await.map_err(|e| words(&e))?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| words(&e))?;
-    let request = Request::get("/queues").header(header::HOST, address).body(Empty::<Bytes>::new());
-    let request = request.map_err(|e| words(&e))?;
-    let answered = async {
-        let response = sender.send_request(request).await.map_err(|e| words(&e))?;
-        match response.status() {
-            StatusCode::OK => {}
-            StatusCode::SERVICE_UNAVAILABLE => {
-                return Err("it has just started; ask again in some seconds".to_owned());
-            }
-            status => return Err(format!("{status} to /queues: no gateway of this version")),
-        }
-        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-        let body = body.map_err(|e| words(&e))?.to_bytes();
-        serde_json::from_slice(&body).map_err(|e| format!("its answer cannot be read: {e}"))
-    };
-    tokio::pin!(answered, connection);
-    tokio::select! {
-        answer = &mut answered => answer,
-        closed = &mut connection => match closed {
-            // The connection ends with the answer in hand.
-            Ok(()) => answered.await,
-            Err(error) => Err(error.to_string()),
+    let (status, body) = ask::get(&address, "/queues")?;
+    let why = match status {
+        StatusCode::OK => match serde_json::from_slice(&body) {
+            Ok(answer) => return Ok(answer),
+            Err(error) => format!("its answer cannot be read: {error}"),
         },
-    }
+        StatusCode::SERVICE_UNAVAILABLE => {
+            "it has just started; ask again in some seconds".to_owned()
+        }
+        status => format!("{status} to /queues: no gateway of this version"),
+    };
+    Err(format!("{address}: {why}"))
 }
 
 fn of_folder(inspector: &Inspector) -> Result<Answer, CommandError> {

@@ -1,0 +1,282 @@
+"""The container test: what a site's engine would do with the image, and what must come of it.
+
+Started by tests/container/run, which brings the engine and the images. Arguments: the folder of minted certificates;
+with --memory the measurements, too.
+"""
+
+import base64
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import time
+import unittest
+import urllib.request
+
+SITE = sys.argv[1]
+HERE = os.path.dirname(os.path.abspath(__file__))
+EDGE = "edge1"
+EDGE_KEY = base64.b64encode(os.urandom(32)).decode()
+CONNECTION = f"HostName=hub.example;DeviceId={EDGE};ModuleId=$edgeHub;SharedAccessKey={EDGE_KEY}"
+IMAGE_BYTES_MAX = 15_000_000
+# What the walk-through recommends, and more than any state that is measured here takes.
+MEMORY = "96m"
+
+
+def docker(*words, check=True):
+    done = subprocess.run(["docker", *words], capture_output=True, text=True, check=False, timeout=120)
+    if check and done.returncode != 0:
+        raise AssertionError(f"docker {' '.join(words[:3])} ..: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout.strip()
+
+
+def inspect(name, template):
+    return docker("inspect", "--format", template, name)
+
+
+def log(name):
+    """The last lines of a container, those on standard error, too."""
+    done = subprocess.run(["docker", "logs", "--tail", "30", name], capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr
+
+
+def published(name, port):
+    return docker("port", name, f"{port}/tcp").splitlines()[0]
+
+
+def get(address, path):
+    with urllib.request.urlopen(f"http://{address}{path}", timeout=10) as answer:
+        return json.load(answer)
+
+
+def put(address, path, body):
+    request = urllib.request.Request(
+        f"http://{address}{path}",
+        data=json.dumps(body).encode(),
+        method="PUT",
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return answer.status
+
+
+def wait_for(what, probe, seconds=60):
+    deadline = time.monotonic() + seconds
+    last = None
+    while time.monotonic() < deadline:
+        try:
+            got = probe()
+            if got:
+                return got
+            last = got
+        except (OSError, AssertionError) as e:
+            last = e
+        time.sleep(0.2)
+    raise AssertionError(f"{what}: not within {seconds} s, last seen: {last}")
+
+
+def device(*words, **options):
+    return subprocess.run(
+        [sys.executable, f"{HERE}/device.py", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=900,
+        **options,
+    )
+
+
+class Container(unittest.TestCase):
+    """One site: the hub double, and a gateway that is made, stopped, killed and made again."""
+
+    @classmethod
+    def setUpClass(cls):
+        docker("network", "create", "azure-iot-edge")
+        # The hub's files are read by its own user; the gateway's belong to the gateway's.
+        docker(
+            *["run", "--detach", "--name", "hub", "--network", "azure-iot-edge", "--network-alias", "hub.example"],
+            *["--volume", f"{SITE}:/site:ro", "--env", f"HUB_DOUBLE_EDGE_KEY={EDGE_KEY}"],
+            *["--publish", "127.0.0.1::8080", "hub-double:test", "--hub-name", "hub.example", "--edge-id", EDGE],
+            *["--tls-cert", "/site/hub-server.chain.pem", "--tls-key", "/site/hub-server.key.pem"],
+            *["--bind", "0.0.0.0", "--amqp-port", "5671", "--https-port", "443", "--admin-port", "8080"],
+        )
+        cls.hub = published("hub", 8080)
+        wait_for("the hub is up", lambda: cls.counts() is not None)
+        with open(f"{SITE}/devices/ids.txt", encoding="utf-8") as ids:
+            cls.ids = ids.read().split()
+        for name in cls.ids:
+            put(cls.hub, f"/devices/{name}", {"authType": "certificateAuthority", "parent": EDGE})
+        files = ["server.chain.pem", "server.key.pem", "tenant-ca.pem", "hub-ca.pem"]
+        os.makedirs(f"{SITE}/gateway", exist_ok=True)
+        for name in files:
+            with open(f"{SITE}/{name}", "rb") as source, open(f"{SITE}/gateway/{name}", "wb") as copy:
+                copy.write(source.read())
+            os.chown(f"{SITE}/gateway/{name}", 13623, 13623)
+            os.chmod(f"{SITE}/gateway/{name}", 0o400)
+
+    @classmethod
+    def tearDownClass(cls):
+        docker("rm", "--force", "edgeHub", "hub", check=False)
+        docker("network", "rm", "azure-iot-edge", check=False)
+
+    @classmethod
+    def counts(cls):
+        return get(cls.hub, "/counts")
+
+    def arrived(self, name):
+        return len(get(self.hub, f"/messages?device={name}&limit=100000")["messages"])
+
+    def start(self, volume, *more, environment=(), port=8883):
+        """As edgeAgent would: the name, the alias, the environment, the ports, a folder for the storage."""
+        docker("rm", "--force", "edgeHub", check=False)
+        settings = {
+            "IotHubConnectionString": CONNECTION,
+            "EdgeDeviceHostName": "gateway.example",
+            "EdgeHubDevServerCertificateFile": "/site/server.chain.pem",
+            "EdgeHubDevServerPrivateKeyFile": "/site/server.key.pem",
+            "EdgeHubDevTrustBundleFile": "/site/tenant-ca.pem",
+            "upstreamSettings__trustBundleFile": "/site/hub-ca.pem",
+            "MaxConnectedClients": "2000",
+            "StorageFolder": "/iotedge/storage",
+            **dict(environment),
+        }
+        # Values stay out of the command line: one of them is a key.
+        words = [word for name in settings for word in ("--env", name)]
+        os.environ.update(settings)
+        docker(
+            *["run", "--detach", "--name", "edgeHub", "--network", "azure-iot-edge"],
+            *["--network-alias", "gateway.example", "--read-only", "--cap-drop", "ALL"],
+            *["--security-opt", "no-new-privileges", "--memory", MEMORY, "--memory-swap", MEMORY, "--cpus", "1"],
+            *["--health-interval", "1s", "--publish", f"127.0.0.1::{port}", "--publish", "127.0.0.1::9600"],
+            *["--volume", f"{SITE}/gateway:/site:ro", "--volume", f"{volume}:/iotedge/storage", *words, *more],
+            "sphere-gateway:test",
+        )
+        try:
+            wait_for("healthy or ended", lambda: self.state() in ("healthy", "exited"))
+            self.assertEqual(self.state(), "healthy")
+        except AssertionError as e:
+            raise AssertionError(f"{e}\n{log('edgeHub')}") from e
+        return published("edgeHub", port)
+
+    def state(self):
+        status = inspect("edgeHub", "{{.State.Status}}")
+        return inspect("edgeHub", "{{.State.Health.Status}}") if status == "running" else status
+
+    def publish(self, address, index, count, window=16):
+        done = device("publish", address, SITE, str(index), str(count), str(window))
+        self.assertEqual(done.returncode, 0, done.stderr + log("edgeHub"))
+
+    def assert_never_out_of_memory(self):
+        self.assertEqual(inspect("edgeHub", "{{.State.OOMKilled}}"), "false")
+
+    def test_the_image_is_small_and_says_what_it_is(self):
+        size = int(inspect("sphere-gateway:test", "{{.Size}}"))
+        self.assertLessEqual(size, IMAGE_BYTES_MAX)
+        self.assertEqual(inspect("sphere-gateway:test", "{{.Config.User}}"), "13623:13623")
+        label = '{{index .Config.Labels "org.opencontainers.image.title"}}'
+        self.assertEqual(inspect("sphere-gateway:test", label), "sphere-gateway")
+        listing = docker("create", "--name", "listing", "sphere-gateway:test")
+        exported = subprocess.run(["docker", "export", listing], capture_output=True, check=True).stdout
+        docker("rm", "listing")
+        with tarfile.open(fileobj=io.BytesIO(exported)) as files:
+            programs = [f.name for f in files if f.size and f.mode & 0o111 and not f.name.startswith("lib")]
+        # No shell, nothing else to start. What the engine itself puts there is empty.
+        self.assertEqual(programs, ["sphere-gateway"])
+
+    def test_a_message_goes_through_the_published_port_and_sigterm_ends_it_cleanly(self):
+        address = self.start("through")
+        self.publish(address, 0, 200)
+        wait_for("at the hub", lambda: self.arrived(self.ids[0]) == 200)
+        self.assert_never_out_of_memory()
+        begun = time.monotonic()
+        docker("stop", "--time", "30", "edgeHub")
+        took = time.monotonic() - begun
+        self.assertEqual(inspect("edgeHub", "{{.State.ExitCode}}"), "0", log("edgeHub"))
+        # The engine's own limit before SIGKILL is 10 s.
+        self.assertLess(took, 10)
+
+    def test_what_waits_outlives_kill_and_a_new_container(self):
+        address = self.start("outlives")
+        docker("pause", "hub")
+        try:
+            self.publish(address, 1, 500)
+            docker("kill", "--signal", "KILL", "edgeHub")
+        finally:
+            docker("unpause", "hub")
+        self.start("outlives")
+        wait_for("the backlog is at the hub", lambda: self.arrived(self.ids[1]) >= 500)
+        self.assert_never_out_of_memory()
+
+    def test_low_ports_need_no_capability(self):
+        address = self.start("low", environment={"mqttSettings__port": "443"}.items(), port=443)
+        self.publish(address, 2, 10)
+        wait_for("at the hub", lambda: self.arrived(self.ids[2]) == 10)
+
+    def test_a_folder_of_another_user_serves_that_user(self):
+        folder = f"{SITE}/storage-1000"
+        os.makedirs(folder, exist_ok=True)
+        os.chown(folder, 1000, 1000)
+        for name in os.listdir(f"{SITE}/gateway"):
+            os.chmod(f"{SITE}/gateway/{name}", 0o444)
+        address = self.start(folder, "--user", "1000:1000")
+        self.publish(address, 3, 10)
+        wait_for("at the hub", lambda: self.arrived(self.ids[3]) == 10)
+
+    def test_a_folder_that_it_may_not_write_is_told(self):
+        folder = f"{SITE}/storage-root"
+        os.makedirs(folder, exist_ok=True)
+        with self.assertRaises(AssertionError) as refused:
+            self.start(folder)
+        self.assertIn("/iotedge/storage", str(refused.exception))
+
+
+@unittest.skipUnless("--memory" in sys.argv, "measured with --memory")
+class Memory(unittest.TestCase):
+    """Resident memory of the process, as the kernel tells it from outside."""
+
+    def rss(self):
+        pid = inspect("edgeHub", "{{.State.Pid}}")
+        with open(f"/proc/{pid}/status", encoding="utf-8") as status:
+            return next(int(line.split()[1]) / 1000 for line in status if line.startswith("VmRSS"))
+
+    def test_memory(self):
+        site = Container("start")
+        Container.setUpClass()
+        try:
+            self.measure(site)
+        finally:
+            Container.tearDownClass()
+
+    def measure(self, site):
+        window = 1000
+        settings = {"mqttSettings__MaxPendingInboundAcknowledgements": str(window)}
+        address = site.start("memory", environment=settings.items())
+        time.sleep(5)
+        figures = {"idle": self.rss()}
+        for count in (100, 1000):
+            holder = subprocess.Popen(
+                [sys.executable, f"{HERE}/device.py", "hold", address, SITE, str(count)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            self.assertIn("are connected", holder.stdout.readline())
+            figures[f"{count} devices"] = self.rss()
+            holder.communicate(timeout=60)
+        docker("pause", "hub")
+        try:
+            site.publish(address, 0, 1_000_000, window)
+            figures["1 M messages wait"] = self.rss()
+        finally:
+            docker("unpause", "hub")
+        site.assert_never_out_of_memory()
+        for what, megabytes in figures.items():
+            print(f"{what}: {megabytes:.1f} MB")
+        self.assertLess(figures["idle"], 12)
+        self.assertLess(max(figures.values()), 64)
+
+
+if __name__ == "__main__":
+    unittest.main(argv=[sys.argv[0]], verbosity=2)
