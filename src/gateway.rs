@@ -7,6 +7,7 @@
 //! Must not know: packets, records, frames.
 
 mod configuration;
+mod daemon;
 mod descriptors;
 mod forecast;
 mod live;
@@ -31,11 +32,12 @@ use crate::admin::{self, Admin};
 use crate::auth::{Authenticator, Scope, scope};
 use crate::clock::{SharedClock, UnixMillis};
 use crate::config::{self, Config};
+use crate::edged::certificate::NothingToServe;
 use crate::front::connection::Front;
 use crate::front::ingest::Ingest;
+use crate::front::listener;
 use crate::front::live::LiveGate;
 use crate::front::roster::Roster;
-use crate::front::{listener, tls};
 use crate::metrics::Metrics;
 use crate::pump;
 use crate::pump::deadletter::DeadLetterQueue;
@@ -47,6 +49,7 @@ use crate::upstream::refresh::ScopeRefresher;
 use crate::upstream::scope_api::ScopeApi;
 
 use self::configuration::{Configuration, FileWatch, First};
+use self::daemon::FromDaemon;
 use self::forecast::{LastSample, Sampler};
 use self::live::{LIVE_WINDOWS_MAX, LiveWatch};
 use self::prepare::Prepared;
@@ -67,6 +70,9 @@ pub enum StartError {
     /// Configured files cannot be used.
     #[error(transparent)]
     Configured(#[from] Problems),
+    /// The IoT Edge daemon.
+    #[error(transparent)]
+    Daemon(#[from] NothingToServe),
     /// The store.
     #[error("the store cannot be opened: {0}")]
     Store(#[from] store::OpenError),
@@ -128,9 +134,10 @@ impl Gateway {
     /// # Errors
     /// [`StartError`]: nothing is left running.
     pub async fn start(config: Config, clock: SharedClock) -> Result<Self, StartError> {
+        let daemon = FromDaemon::fetch(&config, &clock, true).await?;
         let (config, now) = (Arc::new(config), clock.wall());
         let Prepared { first, server, bundle, upstream: upstream_config } =
-            Prepared::read(&config, now, First::choose(&config, now))?;
+            Prepared::read(&config, now, First::choose(&config, now), daemon.as_ref())?;
         let (hub, edge) = (&config.connection.host_name, config.connection.device.clone());
         let metrics = Metrics::new(hub, edge.as_str());
 
@@ -181,6 +188,7 @@ impl Gateway {
         if let Some(listener) = admin {
             gateway.run_admin(listener, &config.metrics.suffix, sample, &configuration);
         }
+        let tls = gateway.run_certificate(daemon, &server, &clock);
         let authenticator = Authenticator::new(bundle, scope, Arc::clone(&clock));
         let authenticator = Arc::new(authenticator.not_before(scope_saved));
         let roster = Roster::new(config.mqtt.clients_max as usize);
@@ -195,7 +203,7 @@ impl Gateway {
             clock,
             on_scope_refusal: Box::new(move |_| refresher.request_refresh()),
         };
-        gateway.run_front(listener, &config, tls::server_config(&server), front);
+        gateway.run_front(listener, &config, tls, front);
         info!("MQTT over TLS on {mqtt}");
         Ok(gateway)
     }
@@ -390,7 +398,7 @@ impl Gateway {
         &self,
         listener: TcpListener,
         config: &Config,
-        tls: Arc<rustls::ServerConfig>,
+        tls: Arc<ArcSwap<rustls::ServerConfig>>,
         front: Front,
     ) {
         let wanted = u64::from(config.mqtt.connections_max);
@@ -398,18 +406,21 @@ impl Gateway {
             connections_max: descriptors::connections(wanted, &self.metrics) as usize,
             handshake_timeout: config.mqtt.handshake_timeout,
         };
-        let tls = Arc::new(ArcSwap::new(tls));
         let (tasks, stop) = (self.tasks.front.clone(), self.stops.front.clone());
         self.tasks.front.spawn(listener::run(listener, limits, tls, Arc::new(front), tasks, stop));
     }
 }
 
-/// Reads everything that the configuration points to, as a start would, and starts nothing.
+/// Reads everything that the configuration points to, as a start would (the IoT Edge daemon is asked), and starts and writes
+/// nothing.
 ///
 /// # Errors
 /// Every problem.
-pub fn check(config: &Config, now: UnixMillis) -> Result<(), Problems> {
-    Prepared::read(config, now, First::strict(config, now)).map(|_| ())
+pub async fn check(config: &Config, clock: SharedClock) -> Result<(), StartError> {
+    let daemon = FromDaemon::fetch(config, &clock, false).await?;
+    let now = clock.wall();
+    Prepared::read(config, now, First::strict(config, now), daemon.as_ref())?;
+    Ok(())
 }
 
 /// Asks the tasks of one step to end and waits for them, at most `limit`.

@@ -22,8 +22,8 @@
 //! Where a PUBACK is decided: [`session::Session::on_durable`] is the only place that releases one for a routed
 //! message, and it takes a [`store::Durable`], which only the store's writer can make, after `fdatasync` returned.
 //!
-//! Slow plane: [`desired`] (routes from the `$edgeHub` document), [`auth::scope`] (who may connect),
-//! [`admin`] (metrics, health). [`gateway`] is the only module that knows everyone.
+//! Slow plane: [`desired`] (routes from the `$edgeHub` document), [`auth::scope`] (who may connect), [`edged`] (the IoT Edge
+//! daemon: signatures, the server's certificate, swapped in place), [`admin`] (metrics, health). [`gateway`] is the only module that knows everyone.
 
 // The words: no tokio, no sockets.
 pub mod clock;
@@ -54,5 +54,6 @@ pub mod certs;
 pub mod command;
 pub mod config;
 pub mod desired;
+pub mod edged;
 pub mod gateway;
 pub mod log;

@@ -33,7 +33,11 @@ enum Command {
     /// Serve devices. Configured by the environment; see `check`.
     Run,
     /// Read the configuration, say what each variable does, and end.
-    Check,
+    Check {
+        /// Print the table of the variables alone, those of edgeHub that are not set included, and look at nothing else.
+        #[arg(long)]
+        env: bool,
+    },
     /// Make development certificates: tenant CA, edge CA, server, hub, devices.
     Certs {
         /// The folder to write to.
@@ -71,7 +75,8 @@ fn main() -> ExitCode {
     };
     let outcome = match options.command {
         Command::Run => run(),
-        Command::Check => check(),
+        Command::Check { env: true } => Ok(environment()),
+        Command::Check { env: false } => check(),
         Command::Certs { out, devices, gateway_names, hub_names, force } => {
             certs(&out, devices, &gateway_names, hub_names, force)
         }
@@ -127,17 +132,32 @@ fn configuration() -> Result<Config, ExitCode> {
     })
 }
 
+fn environment() -> ExitCode {
+    match Config::read(&ProcessEnv) {
+        Ok(config) => {
+            print!("{}", config.whole_table());
+            ExitCode::SUCCESS
+        }
+        Err(e) => {
+            print!("{}", e.whole_table());
+            eprintln!("{e}");
+            ExitCode::from(EXIT_USAGE)
+        }
+    }
+}
+
 fn check() -> anyhow::Result<ExitCode> {
     Ok(match configuration() {
         Ok(config) => {
             log_to_stdout(config.log);
             print!("{}", config.table());
             config.warnings.iter().for_each(|w| println!("warning: {w}"));
-            match gateway::check(&config, clock::system().wall()) {
+            let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
+            match runtime.block_on(gateway::check(&config, clock::system())) {
                 Ok(()) => ExitCode::SUCCESS,
-                Err(problems) => {
-                    eprintln!("{problems}");
-                    ExitCode::from(EXIT_USAGE)
+                Err(e) => {
+                    eprintln!("{e}");
+                    exit_code(&e)
                 }
             }
         }
@@ -189,7 +209,13 @@ fn run() -> anyhow::Result<ExitCode> {
 
 async fn serve(config: Config, signals: Signals) -> anyhow::Result<ExitCode> {
     let Signals { mut terminate, mut interrupt, mut hang_up } = signals;
-    let gateway = match Gateway::start(config, clock::system()).await {
+    let started = tokio::select! {
+        started = Gateway::start(config, clock::system()) => started,
+        // The start may be waiting for the IoT Edge daemon.
+        _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
+        _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
+    };
+    let gateway = match started {
         Ok(gateway) => gateway,
         Err(e) => return Ok(start_failed(&e)),
     };
@@ -210,6 +236,10 @@ async fn serve(config: Config, signals: Signals) -> anyhow::Result<ExitCode> {
 
 fn start_failed(e: &StartError) -> ExitCode {
     tracing::error!("{e}");
+    exit_code(e)
+}
+
+fn exit_code(e: &StartError) -> ExitCode {
     if e.is_usage() { ExitCode::from(EXIT_USAGE) } else { ExitCode::FAILURE }
 }
 

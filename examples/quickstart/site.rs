@@ -33,7 +33,7 @@ pub(crate) struct LocalSite {
     pub(crate) hub: HubDouble,
     /// Where devices find the gateway, once it was started.
     pub(crate) port: Arc<AtomicU16>,
-    env: BTreeMap<String, String>,
+    pub(crate) env: BTreeMap<String, String>,
     _folder: tempfile::TempDir,
 }
 

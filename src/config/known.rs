@@ -3,100 +3,109 @@
 //! Owns: the lists. The settings that are honoured are where they are read ([`super::reader`]).
 //! Must not know: values.
 
+use super::table::{Row, Standing};
+
 const DURABLE: &str = "messages are always kept on disk before they are acknowledged";
 const ENGINE: &str = "there is no RocksDB here; see storeSettings__*";
 const NET: &str = "there is no DotNetty here: the front end sizes itself";
 const BATCHES: &str = "batches fill up to the hub's 256 KB by themselves";
 const PROBES: &str = "the upstream connection tells by itself when it is down";
 const TWINS: &str = "twins and methods are not served yet";
-const DAEMON: &str =
-    "not honoured yet: the IoT Edge daemon is not asked; use IotHubConnectionString";
+const DAEMON: &str = "IotHubConnectionString is set: the IoT Edge daemon is not asked";
 const OTHER_FRONT: &str = "there is no AMQP or HTTPS front end yet, only MQTT";
 const TESTS: &str = "a test switch of the reference";
 const CLEANUP: &str = "what is settled or expired is freed within seconds";
 const SHUTDOWN: &str = "shutdown is bounded by design";
 const AUTH: &str = "clients are always checked against the scope";
 
-/// Variables of the reference that have no effect, with why. Lower case, `__` as separator.
+/// Variables of the reference that have no effect, with why. Those of the IoT Edge daemon have one when it is asked.
 pub(super) const IGNORED: &[(&str, &str)] = &[
-    ("iotedge_workloaduri", DAEMON),
-    ("iotedge_apiversion", DAEMON),
-    ("iotedge_authscheme", DAEMON),
-    ("iotedge_modulegenerationid", DAEMON),
-    ("iotedge_iothubhostname", DAEMON),
-    ("iotedge_deviceid", DAEMON),
-    ("iotedge_moduleid", DAEMON),
-    ("iotedge_gatewayhostname", DAEMON),
-    ("iotedge_parenthostname", DAEMON),
+    ("IOTEDGE_WORKLOADURI", DAEMON),
+    ("IOTEDGE_APIVERSION", DAEMON),
+    ("IOTEDGE_AUTHSCHEME", DAEMON),
+    ("IOTEDGE_MODULEGENERATIONID", DAEMON),
+    ("IOTEDGE_IOTHUBHOSTNAME", DAEMON),
+    ("IOTEDGE_DEVICEID", DAEMON),
+    ("IOTEDGE_MODULEID", DAEMON),
+    ("IOTEDGE_GATEWAYHOSTNAME", DAEMON),
+    ("IOTEDGE_PARENTHOSTNAME", "for other modules than edgeHub"),
     (
-        "edgemodulehubservercertificatefile",
+        "EdgeModuleHubServerCertificateFile",
         "pfx files are not read: use EdgeHubDevServerCertificateFile (PEM)",
     ),
     (
-        "edgemodulehubservercachaincertificatefile",
+        "EdgeModuleHubServerCAChainCertificateFile",
         "put the chain into EdgeHubDevServerCertificateFile, leaf first",
     ),
-    ("optimizeforperformance", "the footprint is small either way"),
-    ("usepersistentstorage", DURABLE),
-    ("storeandforwardenabled", DURABLE),
-    ("enablenonpersistentstoragebackup", DURABLE),
-    ("backupfolder", DURABLE),
-    ("messageacktimeoutsecs", "module inputs are not served yet"),
-    ("messagecleanupintervalsecs", CLEANUP),
-    ("checkentirequeueoncleanup", CLEANUP),
+    ("OptimizeForPerformance", "the footprint is small either way"),
+    ("usePersistentStorage", DURABLE),
+    ("storeAndForwardEnabled", DURABLE),
+    ("EnableNonPersistentStorageBackup", DURABLE),
+    ("BackupFolder", DURABLE),
+    ("MessageAckTimeoutSecs", "module inputs are not served yet"),
+    ("MessageCleanupIntervalSecs", CLEANUP),
+    ("CheckEntireQueueOnCleanup", CLEANUP),
     (
-        "closecloudconnectionondevicedisconnect",
+        "CloseCloudConnectionOnDeviceDisconnect",
         "links close when idle: queued messages may still need them",
     ),
-    ("cloudconnectionhangingtimeoutsecs", "operations cannot hang past CloudOperationTimeoutSecs"),
-    ("useserverheartbeat", "the heartbeat is always on"),
-    ("connectivitycheckfrequencysecs", PROBES),
-    ("mintwinsyncperiodsecs", TWINS),
-    ("reportedpropertiessyncfrequencysecs", TWINS),
-    ("twinmanagerversion", TWINS),
-    ("encrypttwinstore", TWINS),
-    ("configrefreshfrequencysecs", "routes come from edgeHubTwinFile for now"),
-    ("configsource", "routes come from edgeHubTwinFile for now"),
-    ("maxupstreambatchsize", BATCHES),
-    ("upstreamfanoutfactor", BATCHES),
-    ("cachetokens", AUTH),
-    ("authenticationmode", AUTH),
-    ("trackdevicestate", AUTH),
-    ("nestededgeenabled", "the nested scope API is always used"),
-    ("apiproxymoduleid", OTHER_FRONT),
-    ("clientcertauthenabled", "client certificates are always asked for"),
-    ("sslprotocols", "TLS 1.2 and 1.3 are offered, nothing older"),
+    ("CloudConnectionHangingTimeoutSecs", "operations cannot hang past CloudOperationTimeoutSecs"),
+    ("UseServerHeartbeat", "the heartbeat is always on"),
+    ("ConnectivityCheckFrequencySecs", PROBES),
+    ("MinTwinSyncPeriodSecs", TWINS),
+    ("ReportedPropertiesSyncFrequencySecs", TWINS),
+    ("TwinManagerVersion", TWINS),
+    ("EncryptTwinStore", TWINS),
+    ("ConfigRefreshFrequencySecs", "routes come from edgeHubTwinFile for now"),
+    ("configSource", "routes come from edgeHubTwinFile for now"),
+    ("MaxUpstreamBatchSize", BATCHES),
+    ("UpstreamFanOutFactor", BATCHES),
+    ("CacheTokens", AUTH),
+    ("AuthenticationMode", AUTH),
+    ("TrackDeviceState", AUTH),
+    ("NestedEdgeEnabled", "the nested scope API is always used"),
+    ("ApiProxyModuleId", OTHER_FRONT),
+    ("ClientCertAuthEnabled", "client certificates are always asked for"),
+    ("SslProtocols", "TLS 1.2 and 1.3 are offered, nothing older"),
     ("https_proxy", "not honoured yet: the hub is reached directly"),
-    ("iothubconnectionpoolsize", "one connection serves all identities"),
-    ("shutdownwaitperiod", SHUTDOWN),
-    ("protocoltimeoutinsecs", SHUTDOWN),
-    ("servercertificaterenewafterinms", DAEMON),
-    ("maxcheckcertexpiryinms", DAEMON),
-    ("enableroutinglogging", "use RuntimeLogLevel=debug"),
-    ("enablesdkdebuglogs", "use RuntimeLogLevel=debug"),
-    ("rocksdb_maxtotalwalsize", ENGINE),
-    ("rocksdb_maxmanifestfilesize", ENGINE),
-    ("rocksdb_maxopenfiles", ENGINE),
-    ("storage_loglevel", ENGINE),
-    ("experimentalfeatures__enabled", TESTS),
-    ("experimentalfeatures__disablecloudsubscriptions", TESTS),
-    ("experimentalfeatures__disableconnectivitycheck", TESTS),
-    ("edgehubuser_id", "the user is the container's"),
-    ("mqtteventsprocessorthreadcount", NET),
-    ("mqttsettings__threadcount", NET),
-    ("mqttsettings__listenbacklogsize", NET),
-    ("mqttsettings__usepooledbuffers", NET),
-    ("mqttsettings__retainpropertyname", "the names are fixed: mqtt-retain, mqtt-dup"),
-    ("mqttsettings__duppropertyname", "the names are fixed: mqtt-retain, mqtt-dup"),
-    ("mqttsettings__qospropertyname", "the names are fixed: mqtt-retain, mqtt-dup"),
-    ("mqttsettings__defaultpublishtoclientqos", "messages to clients go at QoS 1"),
-    ("amqpsettings__enabled", OTHER_FRONT),
-    ("amqpsettings__scheme", OTHER_FRONT),
-    ("amqpsettings__port", OTHER_FRONT),
-    ("httpsettings__enabled", OTHER_FRONT),
-    ("httpsettings__port", OTHER_FRONT),
-    ("metrics__listener__metricshistogrammaxage", "summaries look back one hour"),
+    ("IotHubConnectionPoolSize", "one connection serves all identities"),
+    ("ShutdownWaitPeriod", SHUTDOWN),
+    ("protocolTimeoutInSecs", SHUTDOWN),
+    ("ServerCertificateRenewAfterInMs", "the certificate is a file: nobody renews it"),
+    ("MaxCheckCertExpiryInMs", "the certificate's age is looked at every minute"),
+    ("EnableRoutingLogging", "use RuntimeLogLevel=debug"),
+    ("EnableSdkDebugLogs", "use RuntimeLogLevel=debug"),
+    ("RocksDB_MaxTotalWalSize", ENGINE),
+    ("RocksDB_MaxManifestFileSize", ENGINE),
+    ("RocksDB_MaxOpenFiles", ENGINE),
+    ("Storage_LogLevel", ENGINE),
+    ("experimentalFeatures__enabled", TESTS),
+    ("experimentalFeatures__disableCloudSubscriptions", TESTS),
+    ("experimentalFeatures__disableConnectivityCheck", TESTS),
+    ("EDGEHUBUSER_ID", "the user is the container's"),
+    ("MqttEventsProcessorThreadCount", NET),
+    ("mqttSettings__ThreadCount", NET),
+    ("mqttSettings__ListenBacklogSize", NET),
+    ("mqttSettings__UsePooledBuffers", NET),
+    ("mqttSettings__RetainPropertyName", "the names are fixed: mqtt-retain, mqtt-dup"),
+    ("mqttSettings__DupPropertyName", "the names are fixed: mqtt-retain, mqtt-dup"),
+    ("mqttSettings__QoSPropertyName", "the names are fixed: mqtt-retain, mqtt-dup"),
+    ("mqttSettings__DefaultPublishToClientQoS", "messages to clients go at QoS 1"),
+    ("amqpSettings__enabled", OTHER_FRONT),
+    ("amqpSettings__scheme", OTHER_FRONT),
+    ("amqpSettings__port", OTHER_FRONT),
+    ("httpSettings__enabled", OTHER_FRONT),
+    ("httpSettings__port", OTHER_FRONT),
+    ("metrics__listener__MetricsHistogramMaxAge", "summaries look back one hour"),
 ];
+
+/// `rows`, and one for each variable of [`IGNORED`] that is not among them.
+pub(super) fn with_unset(rows: &[Row]) -> Vec<Row> {
+    let has = |name: &str| rows.iter().any(|row| row.is_for(name));
+    let unset = IGNORED.iter().filter(|(name, _)| !has(name));
+    let unset = unset.map(|(name, why)| Row::new(name, "", Standing::NotSet(why)));
+    rows.iter().cloned().chain(unset).collect()
+}
 
 /// Starts of names that only settings of ours or the reference's have: such a name that nobody knows is a slip.
 pub(super) const PREFIXES: &[&str] = &[

@@ -10,6 +10,7 @@
 //! back to the temporary folder, where data dies with the container); a value that cannot be read is a problem, not a
 //! silent default.
 
+mod connection;
 mod known;
 mod place;
 mod reader;
@@ -26,7 +27,9 @@ use std::time::Duration;
 
 pub use place::{Place, QUEUES_FOLDER};
 
-use crate::iothub::connection_string::ConnectionString;
+use crate::edged;
+use crate::identity::{DeviceId, ModuleId};
+use crate::iothub::sas::KeySigner;
 use crate::store::WhenFull;
 
 /// Where settings come from.
@@ -68,14 +71,15 @@ impl Env for MapEnv {
 /// Everything that is set.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Hub, edge device, `$edgeHub` and its key (`IotHubConnectionString`).
-    pub connection: ConnectionString,
+    /// Hub, edge device, `$edgeHub`, and how it proves who it is.
+    pub connection: Connection,
     /// The name by which devices call this gateway (`EdgeDeviceHostName`).
     pub gateway_host_name: String,
-    /// The server's certificate and key.
-    pub server: ServerFiles,
-    /// The CAs that devices' certificates are checked against (`EdgeHubDevTrustBundleFile`).
-    pub trust_bundle: PathBuf,
+    /// Where the server's certificate and key come from.
+    pub server: ServerSource,
+    /// The CAs that devices' certificates are checked against (`EdgeHubDevTrustBundleFile`); `None` = those of the IoT
+    /// Edge daemon.
+    pub trust_bundle: Option<PathBuf>,
     /// The gateway's own folder: `StorageFolder` with `edgeHub` appended. Its parent exists and is writable.
     pub storage: PathBuf,
     /// The `$edgeHub` desired document (`edgeHubTwinFile`).
@@ -97,6 +101,52 @@ pub struct Config {
     /// What is accepted but not as it seems, with what to do.
     pub warnings: Vec<String>,
     rows: Vec<table::Row>,
+}
+
+/// Who we are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connection {
+    /// The hub's host name, also the host part of audiences.
+    pub host_name: String,
+    /// Our edge device.
+    pub device: DeviceId,
+    /// Our module, `$edgeHub`.
+    pub module: ModuleId,
+    /// What to dial in place of the hub (`GatewayHostName` of the connection string).
+    pub gateway_host_name: Option<String>,
+    /// How we prove it.
+    pub credentials: Credentials,
+}
+
+/// How we prove who we are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Credentials {
+    /// With the module's key (`IotHubConnectionString`).
+    Key(KeySigner),
+    /// The IoT Edge daemon signs.
+    Daemon(Daemon),
+}
+
+/// The IoT Edge daemon's workload API, as the daemon and edgeAgent describe it (`IOTEDGE_*`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Daemon {
+    /// `IOTEDGE_WORKLOADURI`.
+    pub address: edged::Address,
+    /// `IOTEDGE_APIVERSION`: what it says that it speaks.
+    pub announced_version: Option<String>,
+    /// `IOTEDGE_MODULEGENERATIONID`.
+    pub generation: String,
+    /// `ServerCertificateRenewAfterInMs`: renew at the latest after this time.
+    pub renew_after_max: Option<Duration>,
+}
+
+/// Where the server's certificate comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServerSource {
+    /// Files.
+    Files(ServerFiles),
+    /// The IoT Edge daemon, which also renews it.
+    Daemon,
 }
 
 /// PEM files of the server.
@@ -188,8 +238,8 @@ pub struct Upstream {
     /// The scope API.
     pub https_port: u16,
     /// Roots for the hub's certificate besides the public ones: `upstreamSettings__trustBundleFile`, else the file of
-    /// `EdgeHubDevTrustBundleFile`.
-    pub extra_roots: PathBuf,
+    /// `EdgeHubDevTrustBundleFile`; `None` = those of the IoT Edge daemon.
+    pub extra_roots: Option<PathBuf>,
     /// `CloudOperationTimeoutSecs`.
     pub operation_timeout: Duration,
     /// Close a device's link after this long without traffic (`CloudConnectionIdleTimeoutSecs`); `None` = never
@@ -246,6 +296,11 @@ impl Config {
     pub fn table(&self) -> String {
         table::render(&self.rows)
     }
+
+    /// The table, and a row for each variable of the reference that is not set and would have no effect.
+    pub fn whole_table(&self) -> String {
+        table::render(&known::with_unset(&self.rows))
+    }
 }
 
 /// One thing that is wrong.
@@ -264,6 +319,14 @@ pub struct Problem {
 pub struct ConfigError {
     /// In the order in which the settings are read.
     pub problems: Vec<Problem>,
+    rows: Vec<table::Row>,
+}
+
+impl ConfigError {
+    /// As [`Config::whole_table`], as far as the environment could be read.
+    pub fn whole_table(&self) -> String {
+        table::render(&known::with_unset(&self.rows))
+    }
 }
 
 impl fmt::Display for ConfigError {

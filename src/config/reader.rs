@@ -87,6 +87,12 @@ impl Reader {
         self.vars.iter().any(|v| v.key == key && !v.value.trim().is_empty())
     }
 
+    /// Whether `name` has this value, in any case.
+    pub(super) fn is_value(&self, name: &str, value: &str) -> bool {
+        let key = normal(name);
+        self.vars.iter().any(|v| v.key == key && v.value.trim().eq_ignore_ascii_case(value))
+    }
+
     /// A whole number in `min..=max`. In a case of doubt the default, and a problem.
     pub(super) fn number<N>(&mut self, name: &'static str, default: N, min: N, max: N) -> N
     where
@@ -233,7 +239,9 @@ impl Reader {
         let mut ignored = Vec::new();
         let mut unknown = Vec::new();
         for var in self.vars.iter().filter(|v| !v.read) {
-            if let Some((_, why)) = IGNORED.iter().find(|(name, _)| *name == var.key) {
+            if let Some((_, why)) =
+                IGNORED.iter().find(|(name, _)| name.eq_ignore_ascii_case(&var.key))
+            {
                 ignored.push(Row::new(&var.name, &var.value, Standing::Ignored(why)));
             } else if let Some(near) = nearest(&var.key, &self.names) {
                 let hint = format!(": did you mean {near}?");

@@ -7,15 +7,16 @@ use std::time::Duration;
 
 use super::reader::Reader;
 use super::{
-    Bind, Config, ConfigError, Env, LogLevel, MetricsListener, Mqtt, ScopeRefresh, ServerFiles,
-    Store, Upstream,
+    Bind, Config, ConfigError, Env, LogLevel, MetricsListener, Mqtt, ScopeRefresh, Store, Upstream,
 };
 use crate::desired::STORE_BYTES_MIN;
-use crate::iothub::connection_string::ConnectionString;
 use crate::store::WhenFull;
 
 /// The hub takes 256 KB a message, so a larger limit would only promise what cannot be delivered.
 const PACKET_BYTES_MAX: u32 = 262_144;
+
+/// The CAs that devices come from.
+const BUNDLE: &str = "EdgeHubDevTrustBundleFile";
 
 /// Reads everything; see [`Config::read`].
 pub(super) fn read(env: &dyn Env) -> Result<Config, ConfigError> {
@@ -27,7 +28,7 @@ pub(super) fn read(env: &dyn Env) -> Result<Config, ConfigError> {
         }
         _ => {
             debug_assert!(!r.problems.is_empty(), "what is missing is told");
-            Err(ConfigError { problems: r.problems })
+            Err(ConfigError { problems: r.problems, rows: r.rows })
         }
     }
 }
@@ -49,14 +50,8 @@ impl Reader {
     fn config(&mut self) -> Option<Config> {
         let connection = self.connection();
         let gateway_host_name = self.gateway_host_name();
-        let certificate =
-            self.file("EdgeHubDevServerCertificateFile", "the server's PEM chain, leaf first");
-        let key =
-            self.file("EdgeHubDevServerPrivateKeyFile", "the PEM key of the server's certificate");
-        let trust_bundle = self.file(
-            "EdgeHubDevTrustBundleFile",
-            "the PEM certificates of the CAs that devices come from",
-        );
+        let server = self.server();
+        let trust_bundle = self.trust_bundle();
         let storage = self.storage();
         // Not looked at yet: when it cannot be read, the last good document may serve (`gateway`).
         let desired_file = self.take("edgeHubTwinFile", "").map(PathBuf::from);
@@ -64,7 +59,7 @@ impl Reader {
         let mqtt = self.mqtt();
         let metrics = self.metrics();
         let log = self.log_level();
-        let upstream = self.upstream(trust_bundle.as_deref());
+        let upstream = self.upstream(trust_bundle.as_ref());
         let scope = ScopeRefresh {
             every: self.seconds("DeviceScopeCacheRefreshRateSecs", 3600, 1, 7 * 86_400),
             on_demand_every: self.seconds("DeviceScopeCacheRefreshDelaySecs", 120, 0, 86_400),
@@ -76,7 +71,7 @@ impl Reader {
         Some(Config {
             connection: connection?,
             gateway_host_name: gateway_host_name?,
-            server: ServerFiles { certificate: certificate?, key: key? },
+            server: server?,
             trust_bundle: trust_bundle?,
             storage: storage?,
             desired_file,
@@ -92,39 +87,13 @@ impl Reader {
         })
     }
 
-    fn connection(&mut self) -> Option<ConnectionString> {
-        const NAME: &str = "IotHubConnectionString";
-        const FORM: &str =
-            "HostName=<hub>;DeviceId=<edge device>;ModuleId=$edgeHub;SharedAccessKey=<key>";
-        let Some(text) = self.take(NAME, "") else {
-            let by_daemon = self.is_set("IOTEDGE_WORKLOADURI");
-            let what = if by_daemon {
-                "it is not set, and the IoT Edge daemon's workload API is not supported yet"
-            } else {
-                "it is not set"
-            };
-            self.problem(NAME, what, format!("Set it to {FORM}"));
-            return None;
-        };
-        let parsed = match ConnectionString::parse(&text) {
-            Ok(parsed) => parsed,
-            Err(e) => {
-                self.problem(NAME, format!("it cannot be read: {e}"), format!("Write {FORM}"));
-                return None;
-            }
-        };
-        for part in &parsed.ignored {
-            self.warnings.push(format!("{NAME}: the part {part} has no effect; take it out"));
+    /// `None` inside: the daemon's.
+    fn trust_bundle(&mut self) -> Option<Option<PathBuf>> {
+        if self.is_by_daemon() && !self.is_set(BUNDLE) {
+            self.take(BUNDLE, "by the IoT Edge daemon");
+            return Some(None);
         }
-        if parsed.module.as_str() != "$edgeHub" {
-            self.problem(
-                NAME,
-                "its ModuleId is not $edgeHub",
-                "Take the connection string of the edge device's $edgeHub module: add ;ModuleId=$edgeHub and that module's key \
-                 (mind the shell: put the value in single quotes)",
-            );
-        }
-        Some(parsed)
+        self.file(BUNDLE, "the PEM certificates of the CAs that devices come from").map(Some)
     }
 
     fn gateway_host_name(&mut self) -> Option<String> {
@@ -256,7 +225,7 @@ impl Reader {
         }
     }
 
-    fn upstream(&mut self, trust_bundle: Option<&Path>) -> Option<Upstream> {
+    fn upstream(&mut self, trust_bundle: Option<&Option<PathBuf>>) -> Option<Upstream> {
         const ROOTS: &str = "upstreamSettings__trustBundleFile";
         let amqp_port = self.number("upstreamSettings__amqpPort", 5671, 1, u16::MAX);
         let https_port = self.number("upstreamSettings__httpsPort", 443, 1, u16::MAX);
@@ -266,17 +235,24 @@ impl Reader {
         let close_idle = self.flag("CloseCloudConnectionOnIdleTimeout", true);
         let idle = self.seconds("CloudConnectionIdleTimeoutSecs", 3600, 1, 7 * 86_400);
         let extra_roots = if self.is_set(ROOTS) {
-            self.optional_file(ROOTS)
-        } else {
-            self.take(ROOTS, "EdgeHubDevTrustBundleFile");
-            if trust_bundle.is_some() {
+            Some(self.optional_file(ROOTS)?)
+        } else if self.is_by_daemon() {
+            self.take(ROOTS, "by the IoT Edge daemon");
+            if let Some(None) = trust_bundle {
                 self.warnings.push(format!(
-                    "EdgeHubDevTrustBundleFile also serves to check the hub's certificate; set {ROOTS} to keep devices' CAs \
-                     apart from the hub's"
+                    "the IoT Edge daemon's trust bundle both admits devices and serves to check the hub's certificate; set \
+                     {BUNDLE} (devices' CAs) or {ROOTS} (the hub's) to keep them apart"
                 ));
             }
-            trust_bundle.map(Path::to_owned)
-        }?;
+            None
+        } else {
+            self.take(ROOTS, BUNDLE);
+            let path = trust_bundle?.as_ref()?;
+            self.warnings.push(format!(
+                "{BUNDLE} also serves to check the hub's certificate; set {ROOTS} to keep devices' CAs apart from the hub's"
+            ));
+            Some(path.clone())
+        };
         let idle_link_close = close_idle.then_some(idle);
         Some(Upstream {
             amqp_port,

@@ -17,6 +17,8 @@ pub(super) enum Standing {
     /// Not set: the default serves.
     Default,
     Ignored(&'static str),
+    /// Not set, and it would be ignored.
+    NotSet(&'static str),
     Unknown(String),
 }
 
@@ -31,6 +33,11 @@ pub(super) struct Row {
 impl Row {
     pub(super) fn new(name: &str, value: &str, standing: Standing) -> Self {
         Self { name: name.to_owned(), value: masked(name, value), standing }
+    }
+
+    /// Whether it is the row of this variable, however that is spelled.
+    pub(super) fn is_for(&self, name: &str) -> bool {
+        self.name.replace(':', "__").eq_ignore_ascii_case(name)
     }
 }
 
@@ -85,6 +92,7 @@ pub(super) fn render(rows: &[Row]) -> String {
             Standing::Honoured => "honoured".to_owned(),
             Standing::Default => "default".to_owned(),
             Standing::Ignored(why) => format!("ignored: {why}"),
+            Standing::NotSet(why) => format!("not set, ignored if it were: {why}"),
             Standing::Unknown(hint) => format!("unknown{hint}"),
         };
         out.push_str(&format!("{name:names$}  {value:values$}  {standing}\n"));

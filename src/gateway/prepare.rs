@@ -8,12 +8,13 @@ use std::path::PathBuf;
 use tracing::{info, warn};
 
 use super::configuration::{First, store_warnings};
+use super::daemon::{self, FromDaemon};
 use super::settings;
 use crate::auth::{TrustBundle, bundle};
 use crate::clock::UnixMillis;
 use crate::config::Config;
 use crate::desired::DesiredError;
-use crate::front::tls::{self, ServerIdentity, ServerIdentityError};
+use crate::front::tls::{ServerIdentity, ServerIdentityError};
 use crate::upstream;
 
 /// One thing that a configured file has wrong. The texts say what to do.
@@ -60,21 +61,20 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    /// Reads what is configured beside the desired document, of which `first` is what came.
+    /// Reads what is configured beside the desired document, of which `first` is what came. `daemon` is there if the
+    /// configuration says that the IoT Edge daemon is asked.
     pub(super) fn read(
         config: &Config,
         now: UnixMillis,
         first: Result<First, DesiredError>,
+        daemon: Option<&FromDaemon>,
     ) -> Result<Self, Problems> {
         let mut problems = Vec::new();
         let mut note = |problem: Problem| problems.push(problem);
         let first = first.map_err(|e| note(e.into()));
-        let files = &config.server;
-        let name = &config.gateway_host_name;
-        let server = tls::load_server_identity(&files.certificate, &files.key, name, now)
-            .map_err(|e| note(e.into()));
-        let bundle = load_bundle(config).map_err(|e| note(e.into()));
-        let upstream = settings::of_upstream(config).map_err(note);
+        let server = daemon::server_identity(config, now, daemon).map_err(|e| note(e.into()));
+        let bundle = load_bundle(config, daemon).map_err(|e| note(e.into()));
+        let upstream = settings::of_upstream(config, daemon).map_err(note);
         match (first, server, bundle, upstream) {
             (Ok(first), Ok(server), Ok(bundle), Ok(upstream)) => {
                 let bytes_max = first.compiled.store_bytes_max;
@@ -87,8 +87,11 @@ impl Prepared {
     }
 }
 
-fn load_bundle(config: &Config) -> Result<TrustBundle, bundle::BundleError> {
-    let bundle = TrustBundle::load(&[&config.trust_bundle])?;
+fn load_bundle(
+    config: &Config,
+    daemon: Option<&FromDaemon>,
+) -> Result<TrustBundle, bundle::BundleError> {
+    let bundle = daemon::trust_bundle(config, daemon)?;
     for refused in bundle.refused() {
         warn!("trust bundle: an entry is left out: {refused}");
     }

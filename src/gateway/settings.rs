@@ -5,26 +5,45 @@ use std::time::Duration;
 
 use tracing::warn;
 
+use super::daemon::{DAEMON_BUNDLE, FromDaemon};
 use super::{DRAIN_TIMEOUT, Problem};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Credentials};
 use crate::front::connection;
+use crate::iothub::sas::Signer;
 use crate::pump::deadletter::DeadLetterQueue;
 use crate::{pump, session, store, upstream};
 
-pub(super) fn of_upstream(config: &Config) -> Result<upstream::Config, Problem> {
-    let path = &config.upstream.extra_roots;
-    let pem = std::fs::read(path)
-        .map_err(|e| Problem::UpstreamRoots { path: path.clone(), reason: e.to_string() })?;
-    let (roots, refused) = upstream::tls::roots(Some(&pem));
+/// `daemon` is there if the configuration says that the IoT Edge daemon is asked.
+pub(super) fn of_upstream(
+    config: &Config,
+    daemon: Option<&FromDaemon>,
+) -> Result<upstream::Config, Problem> {
+    let (pem, source) = match (&config.upstream.extra_roots, daemon) {
+        (Some(path), _) => {
+            let failed = |e: std::io::Error| Problem::UpstreamRoots {
+                path: path.clone(),
+                reason: e.to_string(),
+            };
+            (std::fs::read(path).map_err(failed)?, path.display().to_string())
+        }
+        (None, Some(daemon)) => (daemon.bundle_pem.clone(), DAEMON_BUNDLE.to_owned()),
+        (None, None) => (Vec::new(), String::new()),
+    };
+    let (roots, refused) =
+        upstream::tls::roots(Some(&pem).filter(|pem| !pem.is_empty()).map(Vec::as_slice));
     for refused in refused {
-        warn!("{}: {refused}", path.display());
+        warn!("{source}: {refused}");
     }
     let connection = &config.connection;
-    let mut upstream = upstream::Config::new(
-        connection.host_name.clone(),
-        connection.device.clone(),
-        Arc::new(connection.key.clone()),
-    );
+    let signer: Arc<dyn Signer> = match (&connection.credentials, daemon) {
+        (_, Some(daemon)) => Arc::clone(&daemon.workload) as _,
+        (Credentials::Key(key), None) => Arc::new(key.clone()),
+        (Credentials::Daemon(_), None) => {
+            unreachable!("who reads the configuration asks the daemon first")
+        }
+    };
+    let mut upstream =
+        upstream::Config::new(connection.host_name.clone(), connection.device.clone(), signer);
     upstream.roots = roots;
     upstream.dial_host.clone_from(&connection.gateway_host_name);
     upstream.amqp_port = config.upstream.amqp_port;

@@ -10,7 +10,7 @@ use rand::Rng;
 
 /// Doubling ceiling with full jitter.
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     first: Duration,
     ceiling_max: Duration,
     ceiling: Duration,
@@ -18,20 +18,20 @@ pub(super) struct Backoff {
 
 impl Backoff {
     /// The first ceiling is `first`; it doubles up to `ceiling_max`.
-    pub(super) fn new(first: Duration, ceiling_max: Duration) -> Self {
+    pub(crate) fn new(first: Duration, ceiling_max: Duration) -> Self {
         Self { first, ceiling_max, ceiling: first }
     }
 
     /// The next wait: uniform between a tenth of the ceiling and the ceiling. The tenth keeps a peer that accepts and
     /// closes at once from being called in a tight loop.
-    pub(super) fn next_wait(&mut self) -> Duration {
+    pub(crate) fn next_wait(&mut self) -> Duration {
         let wait = rand::rng().random_range(self.ceiling / 10..=self.ceiling);
         self.ceiling = (self.ceiling * 2).min(self.ceiling_max);
         wait
     }
 
     /// Starts over.
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.ceiling = self.first;
     }
 }

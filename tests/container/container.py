@@ -15,6 +15,8 @@ import time
 import unittest
 import urllib.request
 
+from daemon import Daemon, GENERATION
+
 SITE = sys.argv[1]
 HERE = os.path.dirname(os.path.abspath(__file__))
 EDGE = "edge1"
@@ -128,16 +130,21 @@ class Container(unittest.TestCase):
     def arrived(self, name):
         return len(get(self.hub, f"/messages?device={name}&limit=100000")["messages"])
 
-    def start(self, volume, *more, environment=(), port=8883):
+    # What the developer mode is told; a test that is given another connection leaves it out.
+    STAND_ALONE = {
+        "IotHubConnectionString": CONNECTION,
+        "EdgeHubDevServerCertificateFile": "/site/server.chain.pem",
+        "EdgeHubDevServerPrivateKeyFile": "/site/server.key.pem",
+        "EdgeHubDevTrustBundleFile": "/site/tenant-ca.pem",
+        "upstreamSettings__trustBundleFile": "/site/hub-ca.pem",
+    }
+
+    def start(self, volume, *more, connection=None, environment=(), port=8883):
         """As edgeAgent would: the name, the alias, the environment, the ports, a folder for the storage."""
         docker("rm", "--force", "edgeHub", check=False)
         settings = {
-            "IotHubConnectionString": CONNECTION,
+            **(self.STAND_ALONE if connection is None else connection),
             "EdgeDeviceHostName": "gateway.example",
-            "EdgeHubDevServerCertificateFile": "/site/server.chain.pem",
-            "EdgeHubDevServerPrivateKeyFile": "/site/server.key.pem",
-            "EdgeHubDevTrustBundleFile": "/site/tenant-ca.pem",
-            "upstreamSettings__trustBundleFile": "/site/hub-ca.pem",
             "MaxConnectedClients": "2000",
             "StorageFolder": "/iotedge/storage",
             **dict(environment),
@@ -208,6 +215,35 @@ class Container(unittest.TestCase):
         self.start("outlives")
         wait_for("the backlog is at the hub", lambda: self.arrived(self.ids[1]) >= 500)
         self.assert_never_out_of_memory()
+
+    def test_the_daemon_starts_it_and_no_key_is_in_its_environment(self):
+        socket = f"{SITE}/workload.sock"
+        daemon = Daemon(socket, SITE, EDGE_KEY)
+        try:
+            connection = {
+                "IOTEDGE_WORKLOADURI": "unix:///var/run/iotedge/workload.sock",
+                "IOTEDGE_APIVERSION": "2020-07-07",
+                "IOTEDGE_AUTHSCHEME": "sasToken",
+                "IOTEDGE_MODULEGENERATIONID": GENERATION,
+                "IOTEDGE_IOTHUBHOSTNAME": "hub.example",
+                "IOTEDGE_DEVICEID": EDGE,
+                "IOTEDGE_MODULEID": "$edgeHub",
+            }
+            mount = ["--volume", f"{socket}:/var/run/iotedge/workload.sock"]
+            address = self.start("daemon", *mount, connection=connection)
+            self.publish(address, 4, 10)
+            wait_for("at the hub", lambda: self.arrived(self.ids[4]) == 10)
+            self.assertTrue(any(path.endswith("/certificate/server") for path in daemon.asked), daemon.asked)
+            self.assertTrue(any(path.endswith("/sign") for path in daemon.asked), daemon.asked)
+        finally:
+            daemon.shutdown()
+            daemon.server_close()
+        # The daemon is gone and its socket dead: what was kept serves, also after a restart.
+        docker("restart", "--time", "10", "edgeHub")
+        os.unlink(socket)
+        wait_for("healthy", lambda: self.state() == "healthy")
+        self.publish(published("edgeHub", 8883), 4, 10)
+        self.assertNotIn(EDGE_KEY, inspect("edgeHub", "{{json .Config}}"))
 
     def test_low_ports_need_no_capability(self):
         address = self.start("low", environment={"mqttSettings__port": "443"}.items(), port=443)

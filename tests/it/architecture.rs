@@ -10,7 +10,7 @@ const LAYERS: &[&[&str]] = &[
     &["mqtt", "iothub"],
     &["session", "auth", "route", "store"],
     &["front", "pump", "upstream"],
-    &["admin", "certs", "command", "desired", "log"],
+    &["admin", "certs", "command", "desired", "edged", "log"],
     &["config"],
     &["gateway"],
 ];

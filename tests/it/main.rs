@@ -14,6 +14,7 @@ mod architecture;
 mod client;
 mod commands;
 mod configuration;
+mod daemon;
 mod disk;
 mod expiry;
 mod frontend;

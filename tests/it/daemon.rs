@@ -1,0 +1,316 @@
+//! Started by the IoT Edge daemon: the whole gateway with a stand-in for the daemon and for the hub.
+
+mod client;
+mod workload;
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+use std::sync::atomic::Ordering;
+
+use rustls::pki_types::CertificateDer;
+use sphere_gateway::certs::Window;
+use sphere_gateway::clock::{self, UnixMillis};
+use sphere_gateway::config::{Config, MapEnv};
+use sphere_gateway::gateway::{Gateway, StartError};
+
+use self::workload::{Daemon, GENERATION};
+use crate::client::{admitted, silent_tls};
+use crate::site::{EDGE, GATEWAY};
+use crate::support::{BINARY, Fleet, World, eventually, metrics, series};
+
+/// A site whose gateway has been started by a daemon.
+async fn world(devices: usize) -> (World, Daemon) {
+    let mut world = World::new(devices).await;
+    let connection = world.env.remove("IotHubConnectionString").expect("a site has one");
+    let key = connection.rsplit_once("SharedAccessKey=").expect("it ends with the key").1;
+    let daemon = Daemon::start(&world.beside("daemon"), &world.pki, key);
+    for name in [
+        "EdgeHubDevServerCertificateFile",
+        "EdgeHubDevServerPrivateKeyFile",
+        "EdgeHubDevTrustBundleFile",
+        "upstreamSettings__trustBundleFile",
+    ] {
+        world.env.remove(name).expect("a site has it");
+    }
+    for (name, value) in [
+        ("IOTEDGE_WORKLOADURI", &*format!("unix://{}", daemon.socket().display())),
+        ("IOTEDGE_APIVERSION", "2022-08-03"),
+        ("IOTEDGE_AUTHSCHEME", "sasToken"),
+        ("IOTEDGE_MODULEGENERATIONID", GENERATION),
+        ("IOTEDGE_IOTHUBHOSTNAME", "localhost"),
+        ("IOTEDGE_DEVICEID", EDGE),
+        ("IOTEDGE_MODULEID", "$edgeHub"),
+        ("RuntimeLogLevel", "info"),
+    ] {
+        world.set(name, value);
+    }
+    (world, daemon)
+}
+
+async fn start(world: &World) -> Result<Gateway, StartError> {
+    let config = Config::read(&MapEnv(world.env.clone())).expect("the configuration is good");
+    Gateway::start(config, clock::system()).await
+}
+
+/// The certificate that the gateway shows.
+async fn shown(world: &World) -> CertificateDer<'static> {
+    let stream = silent_tls(&world.device(0)).await;
+    let chain = stream.get_ref().1.peer_certificates().expect("a server has a certificate");
+    chain[0].clone().into_owned()
+}
+
+async fn renewals(gateway: &Gateway) -> f64 {
+    let labels = ["event=\"server_certificate\"", "reason=\"renewed\""];
+    series(&metrics(gateway).await, "sphere_gateway_events_total", &labels)
+}
+
+async fn connects(gateway: &Gateway) -> f64 {
+    series(&metrics(gateway).await, "edgehub_client_connect_success_total", &[])
+}
+
+async fn disconnects(gateway: &Gateway) -> f64 {
+    series(&metrics(gateway).await, "edgehub_client_disconnect_total", &[])
+}
+
+async fn end(world: World, mut daemon: Daemon, gateway: Gateway) {
+    gateway.shutdown().await;
+    daemon.kill().await;
+    world.end().await;
+}
+
+async fn all_connected(fleet: &Fleet) {
+    eventually("all are connected", async || fleet.connected() == fleet.devices.len()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_daemon_sets_is_enough_to_serve() {
+    let (world, daemon) = world(2).await;
+    // It has just been started, too.
+    daemon.script(|s| s.failures = 2);
+    let gateway = world.gateway().await;
+    let fleet = world.fleet(|_| {});
+    fleet.progress(50).await;
+    fleet.finish().await;
+    world.expect_nothing_lost(&fleet).await;
+
+    for file in ["daemon-server.pem", "daemon-trust-bundle.pem"] {
+        let facts = std::fs::metadata(world.storage().join(file)).expect("it is kept");
+        assert_eq!(facts.permissions().mode() & 0o777, 0o600, "{file}");
+    }
+    let text = metrics(&gateway).await;
+    let left = series(&text, "sphere_gateway_server_certificate_expires_seconds", &[]);
+    // The daemon's CA lasts 20 days, whatever was wished.
+    assert!((19.9..20.1).contains(&(left / 86_400.0)), "{left}");
+    assert!(daemon.asked("sign") >= 1);
+    end(world, daemon, gateway).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_disconnects_nobody_and_newcomers_get_the_new_certificate() {
+    const DEVICES: usize = 50;
+    let (mut world, daemon) = world(DEVICES).await;
+    world.set("ServerCertificateRenewAfterInMs", "500");
+    let gateway = world.gateway().await;
+    let first = shown(&world).await;
+    let fleet = world.fleet(|d| d.interval = std::time::Duration::from_millis(100));
+    all_connected(&fleet).await;
+    let (before, renewed) = (connects(&gateway).await, renewals(&gateway).await);
+    eventually("three renewals", async || renewals(&gateway).await >= renewed + 3.0).await;
+    fleet.progress(DEVICES as u64).await;
+    assert_ne!(shown(&world).await, first, "another certificate");
+    // A device of the fleet again would take its own session over: nobody has connected since, and nobody has left.
+    assert_eq!(connects(&gateway).await, before);
+    assert_eq!(disconnects(&gateway).await, 0.0);
+    fleet.finish().await;
+    world.expect_nothing_lost(&fleet).await;
+    drop(admitted(&world.device(0)).await);
+    end(world, daemon, gateway).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_socket_at_the_start_is_no_hindrance_once_a_certificate_is_kept() {
+    let (world, mut daemon) = world(2).await;
+    let gateway = world.gateway().await;
+    let fleet = world.fleet(|_| {});
+    fleet.progress(20).await;
+    fleet.finish().await;
+    let certificate = shown(&world).await;
+    gateway.shutdown().await;
+
+    daemon.kill().await;
+    let gateway = world.gateway().await;
+    assert_eq!(shown(&world).await, certificate, "the kept one");
+    let offline = world.fleet(|d| d.nick.push_str("-offline"));
+    offline.progress(50).await;
+    offline.finish().await;
+    let before = world.hub.counts().received;
+
+    // The daemon is back, and the container is started again as edgeAgent does.
+    daemon.revive();
+    daemon.mount();
+    eventually("what was acked without the daemon is at the hub", async || {
+        world.hub.counts().received >= before + offline.acked()
+    })
+    .await;
+    eventually("the certificate is renewed", async || renewals(&gateway).await == 1.0).await;
+    assert_ne!(shown(&world).await, certificate);
+    end(world, daemon, gateway).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_nothing_to_serve_the_start_says_why() {
+    let (world, mut daemon) = world(0).await;
+    let refused = async || match start(&world).await {
+        Ok(_) => panic!("there is nothing to serve"),
+        Err(e) => {
+            assert!(!e.is_usage(), "another start may do better");
+            e.to_string()
+        }
+    };
+    daemon.kill().await;
+    let text = refused().await;
+    for part in ["no server certificate", "none is kept", "has been restarted"] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+
+    // One that is over is none; one that is damaged neither.
+    let wall = clock::system().wall();
+    let over = Window { not_before: UnixMillis(0), not_after: UnixMillis(wall.0 - 1000) };
+    let old = world.pki.edge_ca.issue_server(&[GATEWAY], &[], over).expect("a certificate");
+    let kept = world.storage().join("daemon-server.pem");
+    std::fs::create_dir_all(world.storage()).expect("a folder");
+    std::fs::write(&kept, format!("{}{}", old.key_pem, old.chain_pem)).expect("a file");
+    let text = refused().await;
+    assert!(text.contains("the kept one expired on"), "{text}");
+    std::fs::write(&kept, "x").expect("a file");
+    let text = refused().await;
+    assert!(text.contains("cannot be used"), "{text}");
+    world.end().await;
+}
+
+/// The whole life as a container has it: the binary, and SIGTERM, also while the start still waits for the daemon.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_binary_serves_and_ends_well_at_any_time() {
+    let (world, mut daemon) = world(1).await;
+    daemon.script(|s| s.is_mute = true);
+    let mut command = Command::new(BINARY);
+    let mut child = world.with_environment(command.arg("run")).spawn().expect("it starts");
+    eventually("the daemon is asked", async || daemon.requests().len() == 2).await;
+    let kill = Command::new("kill").arg(child.id().to_string()).status();
+    assert!(kill.expect("kill").success());
+    let mut status = None;
+    eventually("the process ends", async || {
+        status = child.try_wait().expect("our child");
+        status.is_some()
+    })
+    .await;
+    assert!(
+        status.is_some_and(|status| status.success()),
+        "{status:?}: it did not fail, it was ended"
+    );
+
+    daemon.script(|s| s.is_mute = false);
+    let process = tokio::task::block_in_place(|| world.process());
+    let fleet = world.fleet(|_| {});
+    fleet.progress(20).await;
+    daemon.kill().await;
+    fleet.progress(20).await;
+    fleet.finish().await;
+    world.expect_nothing_lost(&fleet).await;
+    process.stop().await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_goes_away_costs_nobody_anything() {
+    let (mut world, mut daemon) = world(3).await;
+    world.set("ServerCertificateRenewAfterInMs", "200");
+    let gateway = world.gateway().await;
+    let fleet = world.fleet(|_| {});
+    fleet.progress(30).await;
+    daemon.kill().await;
+    let renewed = renewals(&gateway).await;
+    eventually("a renewal fails", async || {
+        let labels = ["event=\"server_certificate_renewal_failed\"", "reason=\"unreachable\""];
+        series(&metrics(&gateway).await, "sphere_gateway_events_total", &labels) >= 1.0
+    })
+    .await;
+    // The hub is lost, too: the last token opens the next connection.
+    world.hub.go_away().await;
+    let received = world.hub.counts().received;
+    fleet.progress(100).await;
+    world.hub.come_back().await.expect("the ports are still ours");
+    eventually("the hub is reached with the last token", async || {
+        world.hub.counts().received > received
+    })
+    .await;
+    assert_eq!(fleet.connected(), 3);
+    assert_eq!(disconnects(&gateway).await, 0.0);
+
+    daemon.revive();
+    daemon.mount();
+    eventually("the certificate is renewed", async || renewals(&gateway).await > renewed).await;
+    fleet.finish().await;
+    world.expect_nothing_lost(&fleet).await;
+    end(world, daemon, gateway).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_for_another_name_is_not_taken_over() {
+    let (mut world, daemon) = world(1).await;
+    world.set("ServerCertificateRenewAfterInMs", "100");
+    let gateway = world.gateway().await;
+    daemon.script(|s| s.name = Some("other.example".into()));
+    eventually("the other one is refused", async || {
+        let labels = ["event=\"server_certificate_renewal_failed\"", "reason=\"certificate\""];
+        series(&metrics(&gateway).await, "sphere_gateway_events_total", &labels) >= 1.0
+    })
+    .await;
+    // The device checks the name.
+    drop(admitted(&world.device(0)).await);
+    end(world, daemon, gateway).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_asks_the_daemon_and_writes_nothing_and_check_env_asks_nobody() {
+    let (mut world, mut daemon) = world(0).await;
+    let check = |arguments: &[&str]| {
+        let output = tokio::task::block_in_place(|| world.command(arguments));
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let (code, table, errors) = check(&["check", "--env"]);
+    assert_eq!((code, errors.as_str()), (Some(0), ""));
+    assert!(daemon.requests().is_empty(), "it is not asked");
+    for (name, end) in [
+        ("IOTEDGE_WORKLOADURI", "honoured"),
+        ("IOTEDGE_GATEWAYHOSTNAME", "default"),
+        (
+            "OptimizeForPerformance",
+            "not set, ignored if it were: the footprint is small either way",
+        ),
+    ] {
+        let line = table.lines().find(|line| line.starts_with(name)).expect(name);
+        assert!(line.ends_with(end), "{line}");
+    }
+
+    let (code, text, errors) = check(&["check"]);
+    assert_eq!(code, Some(0), "{text}{errors}");
+    assert_eq!((daemon.asked("certificate/server"), daemon.requests().len()), (1, 2));
+    assert!(!world.storage().exists(), "nothing is written");
+
+    daemon.kill().await;
+    let (code, _, errors) = check(&["check"]);
+    assert_eq!(code, Some(1));
+    assert!(errors.contains("no server certificate to start with"), "{errors}");
+
+    world.env.remove("IOTEDGE_DEVICEID");
+    world.env.remove("IOTEDGE_MODULEID");
+    let output = tokio::task::block_in_place(|| world.command(&["check", "--env"]));
+    assert_eq!(output.status.code(), Some(64));
+    let errors = String::from_utf8(output.stderr).expect("UTF-8");
+    assert!(errors.contains("IOTEDGE_DEVICEID") && errors.contains("IOTEDGE_MODULEID"), "{errors}");
+    assert!(!output.stdout.is_empty(), "the table comes all the same");
+    assert_eq!(world.port.load(Ordering::Relaxed), 0, "nothing was started");
+    world.end().await;
+}
