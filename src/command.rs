@@ -1,4 +1,4 @@
-//! Commands that look at a gateway's store, its volume and its routes, beside the gateway itself.
+//! Commands that look at a gateway's store, its volume, its routes and its deployment, beside the gateway itself.
 //!
 //! Owns: their arguments, what they print, and how they end ([`End`]). They change nothing but a folder of their own
 //! (`doctor disk`) or a file that was asked for (`--out`), and take no lock: a gateway may be running.
@@ -11,6 +11,7 @@ mod doctor;
 mod export;
 mod health;
 mod list;
+mod manifest;
 mod routes;
 mod text;
 mod verify;
@@ -25,6 +26,9 @@ use clap::{Args, Subcommand};
 pub use doctor::DiskArgs;
 pub use health::{HealthArgs, health};
 pub use list::ListArgs;
+pub use manifest::{
+    CheckAction, EnvLevel, EnvVerdict, ManifestAction, Settings, check_manifest, manifest,
+};
 pub use routes::{RoutesAction, routes};
 
 use crate::store::inspect::Inspector;

@@ -1,4 +1,4 @@
-//! The command line: `run`, `check`, `certs`, `queue`, `health`, `doctor`, `routes`: parse, call, print.
+//! The command line: `run`, `check`, `certs`, `queue`, `health`, `doctor`, `routes`, `manifest`: parse, call, print.
 
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
@@ -9,9 +9,10 @@ use clap::{Parser, Subcommand};
 use sphere_gateway::certs::{CertsError, SiteSpec, mint_site};
 use sphere_gateway::clock;
 use sphere_gateway::command::{
-    self, CommandError, DoctorAction, End, HealthArgs, QueueArgs, RoutesAction, Surroundings,
+    self, CheckAction, CommandError, DoctorAction, End, EnvLevel, EnvVerdict, HealthArgs,
+    ManifestAction, QueueArgs, RoutesAction, Settings, Surroundings,
 };
-use sphere_gateway::config::{Config, LogLevel, Place, ProcessEnv};
+use sphere_gateway::config::{self, Config, LogLevel, Place, ProcessEnv, Verdict};
 use sphere_gateway::gateway::{self, Gateway, StartError};
 use sphere_gateway::log::LogLine;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -33,7 +34,10 @@ enum Command {
     /// Serve devices. Configured by the environment; see `check`.
     Run,
     /// Read the configuration, say what each variable does, and end.
+    #[command(args_conflicts_with_subcommands = true)]
     Check {
+        #[command(subcommand)]
+        what: Option<CheckAction>,
         /// Print the table of the variables alone, those of edgeHub that are not set included, and look at nothing else.
         #[arg(long)]
         env: bool,
@@ -66,7 +70,13 @@ enum Command {
     /// Look at routes: what a document's routes say, where a message goes, what a condition comes to.
     #[command(subcommand)]
     Routes(RoutesAction),
+    /// Make a deployment manifest for IoT Edge; `check manifest` looks at one.
+    #[command(subcommand)]
+    Manifest(ManifestAction),
 }
+
+/// What the gateway knows about variables, for a manifest that gives it some.
+const SETTINGS: Settings = Settings { judge: judge_variables, is_secret: config::is_secret };
 
 fn main() -> ExitCode {
     let options = match Options::try_parse() {
@@ -75,8 +85,11 @@ fn main() -> ExitCode {
     };
     let outcome = match options.command {
         Command::Run => run(),
-        Command::Check { env: true } => Ok(environment()),
-        Command::Check { env: false } => check(),
+        Command::Check { what: Some(action), .. } => {
+            look(|_, out| command::check_manifest(&action, &SETTINGS, out))
+        }
+        Command::Check { env: true, .. } => Ok(environment()),
+        Command::Check { env: false, .. } => check(),
         Command::Certs { out, devices, gateway_names, hub_names, force } => {
             certs(&out, devices, &gateway_names, hub_names, force)
         }
@@ -84,6 +97,10 @@ fn main() -> ExitCode {
         Command::Health(args) => look(|here, out| command::health(&args, here, out)),
         Command::Doctor(action) => look(|here, out| command::doctor(&action, here, out)),
         Command::Routes(action) => look(|_, out| command::routes(&action, out)),
+        Command::Manifest(action) => {
+            let variable = |name: &str| std::env::var(name).ok();
+            look(|_, out| command::manifest(&action, &SETTINGS, &variable, out))
+        }
     };
     outcome.unwrap_or_else(|e| {
         eprintln!("sphere-gateway: {e:#}");
@@ -123,6 +140,28 @@ fn look(
             Ok(ExitCode::FAILURE)
         }
     }
+}
+
+fn judge_variables(vars: &[(String, String)]) -> Vec<EnvVerdict> {
+    let words = |verdict| match verdict {
+        Verdict::Honoured => (EnvLevel::Fine, "honoured".to_owned(), String::new()),
+        Verdict::Ignored(why) => (EnvLevel::Fine, format!("ignored: {why}"), String::new()),
+        Verdict::ByDaemon => {
+            (EnvLevel::Warning, "the IoT Edge daemon sets it".to_owned(), "take it out".to_owned())
+        }
+        Verdict::Unknown(hint) => (
+            EnvLevel::Warning,
+            format!("unknown, without effect{hint}"),
+            "correct it, or take it out".to_owned(),
+        ),
+        Verdict::Doubtful(what) => (EnvLevel::Warning, what, "correct it".to_owned()),
+        Verdict::Wrong { what, todo } => (EnvLevel::Error, what, todo),
+    };
+    let told = |config::Judged { name, verdict }| {
+        let (level, what, todo) = words(verdict);
+        EnvVerdict { name, level, what, todo }
+    };
+    config::judge(vars).into_iter().map(told).collect()
 }
 
 fn configuration() -> Result<Config, ExitCode> {

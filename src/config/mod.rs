@@ -11,6 +11,7 @@
 //! silent default.
 
 mod connection;
+mod elsewhere;
 mod known;
 mod place;
 mod reader;
@@ -25,6 +26,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use elsewhere::{Judged, Verdict, is_secret, judge};
 pub use place::{Place, QUEUES_FOLDER};
 
 use crate::edged;

@@ -47,7 +47,7 @@ const CONNECTIONS_SPARE: u32 = 512;
 
 impl Reader {
     /// All settings, in the order of the table; `None` when one without a default is missing, which is told.
-    fn config(&mut self) -> Option<Config> {
+    pub(super) fn config(&mut self) -> Option<Config> {
         let connection = self.connection();
         let gateway_host_name = self.gateway_host_name();
         let server = self.server();

@@ -75,7 +75,7 @@ fn without_user_info(value: &str) -> String {
     parts.unwrap_or_else(|| value.to_owned())
 }
 
-fn is_secret(name: &str) -> bool {
+pub(super) fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     SECRET_WORDS.iter().any(|word| name.contains(word)) || name.contains("signature")
 }

@@ -22,6 +22,7 @@ mod happy;
 mod hostile;
 mod kill;
 mod live_first;
+mod manifest;
 mod outage;
 mod outcomes;
 mod process;
