@@ -1,4 +1,7 @@
-//! The administrator's door: `GET /metrics` (Prometheus text), `GET /healthz` and `GET /queues`.
+//! The administrator's door: `GET /metrics` (Prometheus text), `GET /healthz`, `GET /readyz` and `GET /queues`.
+//!
+//! `/healthz` tells whether the process does its job (liveness: if not, start it again), `/readyz` whether devices can be let
+//! in now (readiness: if not, wait): 200, or 503 with the reasons.
 //!
 //! `/queues` answers [`Queues`] as JSON, or 503 until there is a first sample: what waits, how fast it comes and goes (mean
 //! of about a minute), and how long that can go on. A `null` is what is not known or will not happen.
@@ -72,6 +75,9 @@ impl Health {
     }
 }
 
+/// Why devices cannot be let in now, in plain words; empty = they can.
+type TellReady = dyn Fn() -> Vec<String> + Send + Sync;
+
 /// All queues and the store: the answer of `/queues`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Queues {
@@ -135,6 +141,7 @@ type TellQueues = dyn Fn() -> Option<Arc<Queues>> + Send + Sync;
 pub struct Admin {
     metrics: Arc<Metrics>,
     health: Arc<dyn Fn() -> Health + Send + Sync>,
+    ready: Arc<TellReady>,
     queues: Arc<TellQueues>,
     scrape: Arc<Mutex<()>>,
     suffix: Arc<str>,
@@ -148,23 +155,26 @@ impl fmt::Debug for Admin {
 
 impl Admin {
     /// `suffix` is the path of the metrics without the leading slash (`metrics`), of unreserved characters and `/`;
-    /// `health` is asked at each `/healthz`, `queues` at each `/queues`; neither may wait.
+    /// `health` is asked at each `/healthz`, `ready` (why not) at each `/readyz`, `queues` at each `/queues`; none may wait.
     pub fn new(
         metrics: Arc<Metrics>,
         suffix: &str,
         health: impl Fn() -> Health + Send + Sync + 'static,
+        ready: impl Fn() -> Vec<String> + Send + Sync + 'static,
         queues: impl Fn() -> Option<Arc<Queues>> + Send + Sync + 'static,
     ) -> Self {
         let suffix = suffix.trim_matches('/').into();
-        let (health, queues) = (Arc::new(health), Arc::new(queues));
-        Self { metrics, health, queues, scrape: Arc::default(), suffix }
+        let (health, ready, queues) = (Arc::new(health), Arc::new(ready), Arc::new(queues));
+        Self { metrics, health, ready, queues, scrape: Arc::default(), suffix }
     }
 
     /// The routes.
     pub fn router(self) -> Router {
-        let mut router =
-            Router::new().route("/healthz", get(healthz)).route("/queues", get(queues));
-        if !["healthz", "queues"].contains(&&*self.suffix) {
+        let mut router = Router::new()
+            .route("/healthz", get(healthz))
+            .route("/readyz", get(readyz))
+            .route("/queues", get(queues));
+        if !["healthz", "readyz", "queues"].contains(&&*self.suffix) {
             router = router.route(&format!("/{}", self.suffix), get(metrics));
         }
         router.with_state(self)
@@ -275,6 +285,17 @@ async fn healthz(State(admin): State<Admin>) -> Response {
     (code, axum::Json(body)).into_response()
 }
 
+async fn readyz(State(admin): State<Admin>) -> Response {
+    let reasons = (admin.ready)();
+    let (code, status) = if reasons.is_empty() {
+        (StatusCode::OK, "ready")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready")
+    };
+    let body = serde_json::json!({ "status": status, "reasons": reasons });
+    (code, axum::Json(body)).into_response()
+}
+
 async fn queues(State(admin): State<Admin>) -> Response {
     match (admin.queues)() {
         Some(queues) => axum::Json(&*queues).into_response(),
@@ -312,7 +333,12 @@ mod tests {
                 Health::failing(vec!["the store is \"poisoned\"".to_owned()])
             }
         };
-        let admin = Admin::new(Arc::clone(&metrics), suffix, health, || None);
+        let asked = Arc::clone(&healthy);
+        let ready = move || match asked.load(Ordering::Relaxed) {
+            true => Vec::new(),
+            false => vec!["the scope is not known yet".to_owned()],
+        };
+        let admin = Admin::new(Arc::clone(&metrics), suffix, health, ready, || None);
         let mut tasks = tokio::task::JoinSet::new();
         tasks.spawn(serve(listener, admin, stop.clone()));
         Running { at, stop, healthy, metrics, tasks }
@@ -340,6 +366,9 @@ mod tests {
         let answer = get(running.at, "/healthz").await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         assert!(answer.ends_with(r#"{"reasons":[],"status":"ok"}"#), "{answer}");
+        let answer = get(running.at, "/readyz").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(answer.ends_with(r#"{"reasons":[],"status":"ready"}"#), "{answer}");
 
         running.healthy.store(false, Ordering::Relaxed);
         let answer = get(running.at, "/healthz").await;
@@ -348,6 +377,10 @@ mod tests {
             answer.ends_with(r#"{"reasons":["the store is \"poisoned\""],"status":"failing"}"#),
             "{answer}"
         );
+        let answer = get(running.at, "/readyz").await;
+        assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+        let body = r#"{"reasons":["the scope is not known yet"],"status":"not ready"}"#;
+        assert!(answer.ends_with(body), "{answer}");
 
         assert!(get(running.at, "/").await.starts_with("HTTP/1.1 404"));
         running.stop.cancel();
@@ -386,9 +419,9 @@ mod tests {
         let told: Arc<std::sync::Mutex<Option<Arc<Queues>>>> = Arc::default();
         let tell = Arc::clone(&told);
         let warning = || Health::warning(vec!["store full: refusing".to_owned()]);
-        let admin = Admin::new(Metrics::new("hub", "edge"), "metrics", warning, move || {
-            tell.lock().unwrap().clone()
-        });
+        let metrics = Metrics::new("hub", "edge");
+        let admin =
+            Admin::new(metrics, "metrics", warning, Vec::new, move || tell.lock().unwrap().clone());
         let stop = CancellationToken::new();
         let mut tasks = tokio::task::JoinSet::new();
         tasks.spawn(serve(listener, admin, stop.clone()));

@@ -6,6 +6,7 @@
 //! Must not know: the environment (`main` reads it), the gateway.
 
 mod ask;
+pub mod check;
 mod dead_letters;
 mod doctor;
 mod export;

@@ -9,16 +9,19 @@
 mod configuration;
 mod daemon;
 mod descriptors;
+mod examine;
 mod forecast;
 mod live;
 mod prepare;
 mod pumps;
+mod readiness;
 mod removed;
 mod settings;
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -50,6 +53,7 @@ use crate::upstream::scope_api::ScopeApi;
 
 use self::configuration::{Configuration, FileWatch, First};
 use self::daemon::FromDaemon;
+pub use self::examine::examine;
 use self::forecast::{LastSample, Sampler};
 use self::live::{LIVE_WINDOWS_MAX, LiveWatch};
 use self::prepare::Prepared;
@@ -102,6 +106,8 @@ pub struct Gateway {
     open: Arc<OpenQueues>,
     health: watch::Receiver<Health>,
     failed: watch::Sender<Option<String>>,
+    /// Whether the listener for devices runs.
+    serving: Arc<AtomicBool>,
     /// Which queues wait for a newer program.
     waiting: watch::Sender<Vec<String>>,
     /// Asks for the configured document to be read again.
@@ -172,6 +178,7 @@ impl Gateway {
             metrics: Arc::clone(&metrics),
             health: store.health(),
             failed: watch::Sender::new(None),
+            serving: Arc::default(),
             waiting: watch::Sender::default(),
             store: Arc::new(store),
             open: Arc::default(),
@@ -186,7 +193,7 @@ impl Gateway {
         gateway.run_removed(&clock);
         let sample = gateway.run_sampler(&config, &clock);
         if let Some(listener) = admin {
-            gateway.run_admin(listener, &config.metrics.suffix, sample, &configuration);
+            gateway.run_admin(listener, &config, sample, &configuration, &scope);
         }
         let tls = gateway.run_certificate(daemon, &server, &clock);
         let authenticator = Authenticator::new(bundle, scope, Arc::clone(&clock));
@@ -204,7 +211,6 @@ impl Gateway {
             on_scope_refusal: Box::new(move |_| refresher.request_refresh()),
         };
         gateway.run_front(listener, &config, tls, front);
-        info!("MQTT over TLS on {mqtt}");
         Ok(gateway)
     }
 
@@ -350,10 +356,12 @@ impl Gateway {
     fn run_admin(
         &self,
         listener: TcpListener,
-        suffix: &str,
+        config: &Config,
         sample: LastSample,
         configuration: &Configuration,
+        scope: &Arc<Scope>,
     ) {
+        let (suffix, ready) = (&config.metrics.suffix, self.readiness(Arc::clone(scope)));
         let (health, store, last) =
             (self.health.clone(), Arc::clone(&self.store), Arc::clone(&sample));
         let (waiting, configured) = (self.waiting.subscribe(), configuration.warnings());
@@ -367,7 +375,7 @@ impl Gateway {
             Health::Poisoned(why) => admin::Health::failing(vec![why.clone()]),
         };
         let queues = move || sample.load().as_deref().map(|sample| Arc::clone(&sample.queues));
-        let state = Admin::new(Arc::clone(&self.metrics), suffix, health, queues);
+        let state = Admin::new(Arc::clone(&self.metrics), suffix, health, ready, queues);
         let stop = self.stops.admin.clone();
         self.tasks.admin.spawn(async move {
             if let Err(e) = admin::serve(listener, state, stop).await {
@@ -408,19 +416,9 @@ impl Gateway {
         };
         let (tasks, stop) = (self.tasks.front.clone(), self.stops.front.clone());
         self.tasks.front.spawn(listener::run(listener, limits, tls, Arc::new(front), tasks, stop));
+        self.serving.store(true, Ordering::Release);
+        info!("MQTT over TLS on {}", self.mqtt);
     }
-}
-
-/// Reads everything that the configuration points to, as a start would (the IoT Edge daemon is asked), and starts and writes
-/// nothing.
-///
-/// # Errors
-/// Every problem.
-pub async fn check(config: &Config, clock: SharedClock) -> Result<(), StartError> {
-    let daemon = FromDaemon::fetch(config, &clock, false).await?;
-    let now = clock.wall();
-    Prepared::read(config, now, First::strict(config, now), daemon.as_ref())?;
-    Ok(())
 }
 
 /// Asks the tasks of one step to end and waits for them, at most `limit`.

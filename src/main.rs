@@ -33,7 +33,8 @@ struct Options {
 enum Command {
     /// Serve devices. Configured by the environment; see `check`.
     Run,
-    /// Read the configuration, say what each variable does, and end.
+    /// Examine everything that a gateway needs here, and say what to do: exit status 0 (also with warnings), 1 (something
+    /// does not work) or 64 (it would not start with what is configured).
     #[command(args_conflicts_with_subcommands = true)]
     Check {
         #[command(subcommand)]
@@ -41,6 +42,9 @@ enum Command {
         /// Print the table of the variables alone, those of edgeHub that are not set included, and look at nothing else.
         #[arg(long)]
         env: bool,
+        /// One JSON object.
+        #[arg(long, conflicts_with = "env")]
+        json: bool,
     },
     /// Make development certificates: tenant CA, edge CA, server, hub, devices.
     Certs {
@@ -89,7 +93,7 @@ fn main() -> ExitCode {
             look(|_, out| command::check_manifest(&action, &SETTINGS, out))
         }
         Command::Check { env: true, .. } => Ok(environment()),
-        Command::Check { env: false, .. } => check(),
+        Command::Check { env: false, json, .. } => check(json),
         Command::Certs { out, devices, gateway_names, hub_names, force } => {
             certs(&out, devices, &gateway_names, hub_names, force)
         }
@@ -185,23 +189,17 @@ fn environment() -> ExitCode {
     }
 }
 
-fn check() -> anyhow::Result<ExitCode> {
-    Ok(match configuration() {
-        Ok(config) => {
-            log_to_stdout(config.log);
-            print!("{}", config.table());
-            config.warnings.iter().for_each(|w| println!("warning: {w}"));
-            let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
-            match runtime.block_on(gateway::check(&config, clock::system())) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(e) => {
-                    eprintln!("{e}");
-                    exit_code(&e)
-                }
-            }
-        }
-        Err(code) => code,
-    })
+fn check(json: bool) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
+    let root = std::path::Path::new("/");
+    let report = runtime.block_on(gateway::examine(&ProcessEnv, clock::system(), root));
+    // A disk or a name server that hangs must not hold up the end.
+    runtime.shutdown_background();
+    let status = ExitCode::from(report.exit_status());
+    match report.print(json, &mut BufWriter::new(std::io::stdout().lock())) {
+        Ok(()) | Err(CommandError::Closed) => Ok(status),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The signals that mean something to a gateway.

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::map_response_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -37,7 +38,22 @@ pub(crate) fn router(hub: Arc<Hub>) -> Router {
         .route(&format!("{base}/getDeviceAndModuleOnBehalfOf"), post(nested_one))
         .route(&format!("{base}/devicesAndModulesInDeviceScope"), get(list_by_link))
         .route(&format!("{base}/deviceAndModuleInDeviceScope"), get(flat_one))
+        .layer(map_response_with_state(Arc::clone(&hub), dated))
         .with_state(hub)
+}
+
+/// Every answer, refusals included, tells the time of the double's own clock.
+async fn dated(State(hub): State<Arc<Hub>>, mut answer: Response) -> Response {
+    if let Some(date) = http_date(hub.clock.wall_ms()) {
+        answer.headers_mut().insert(header::DATE, date);
+    }
+    answer
+}
+
+/// `Sun, 06 Nov 1994 08:49:37 GMT`.
+fn http_date(ms: i64) -> Option<HeaderValue> {
+    let at = jiff::Timestamp::from_millisecond(ms).ok()?;
+    HeaderValue::from_str(&at.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()).ok()
 }
 
 /// An error answer in the hub's form (fact sheet C1).

@@ -183,6 +183,12 @@ impl Scope {
         (Self { path, edge, current, replacing: Mutex::new(()) }, loaded)
     }
 
+    /// Nothing is known, and nothing is read from disk: for who only looks.
+    pub fn unknown(edge: DeviceId) -> Self {
+        let (path, current) = (PathBuf::new(), ArcSwapOption::empty());
+        Self { path, edge, current, replacing: Mutex::new(()) }
+    }
+
     /// The edge device whose scope this is.
     pub fn edge(&self) -> &DeviceId {
         &self.edge

@@ -22,11 +22,12 @@ use super::text::{bytes, count, micros, plain, plural};
 use super::{CommandError, End, Surroundings, is_nothing_there};
 use crate::store::trial::{self, PowerCuts};
 use measure::{Amplification, Latency};
+pub(super) use verdict::{IN_MEMORY, MESSAGES_PER_SEC, OVER_A_NETWORK};
 use verdict::{Level, Verdict};
-use volume::Volume;
+pub(super) use volume::Volume;
 
 /// Records are as small as a sensor's usual message.
-const RECORD_BYTES: usize = 256;
+pub(super) const RECORD_BYTES: usize = 256;
 /// Cuts that are made between two looks at whether to stop.
 const CUTS_AT_ONCE: u64 = 5;
 /// How long the examination may take to notice that it is to stop.

@@ -20,7 +20,7 @@ pub(super) fn count(n: u64) -> String {
 }
 
 /// `1 queue`, `1,234 queues`.
-pub(super) fn plural(n: u64, thing: &str) -> String {
+pub(crate) fn plural(n: u64, thing: &str) -> String {
     format!("{} {thing}{}", count(n), if n == 1 { "" } else { "s" })
 }
 

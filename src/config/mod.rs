@@ -294,6 +294,27 @@ impl Config {
         settings::read(env)
     }
 
+    /// For an examination, which goes on where a start ends: what is set as far as it can be read, and every problem. A
+    /// setting with a problem has its default, a path with a problem is as written.
+    pub fn read_loosely(env: &dyn Env) -> (Option<Self>, Vec<Problem>) {
+        let (config, error) = settings::read_loosely(env);
+        (config, error.problems)
+    }
+
+    /// What is set and has no effect, each with why.
+    pub fn without_effect(&self) -> Vec<(&str, &'static str)> {
+        let ignored = |row: &'_ table::Row| match row.standing {
+            table::Standing::Ignored(why) => Some(why),
+            _ => None,
+        };
+        self.rows.iter().filter_map(|row| Some((row.name.as_str(), ignored(row)?))).collect()
+    }
+
+    /// How many settings are set and honoured.
+    pub fn honoured(&self) -> usize {
+        self.rows.iter().filter(|row| row.standing == table::Standing::Honoured).count()
+    }
+
     /// The start-up table: a row per setting with its value (secrets masked) and what becomes of it.
     pub fn table(&self) -> String {
         table::render(&self.rows)

@@ -224,14 +224,11 @@ impl Reader {
             }
             std::fs::OpenOptions::new().read(true).open(&path).map(drop)
         });
-        match checked {
-            Ok(()) => Some(path),
-            Err(e) => {
-                let what = format!("{} cannot be read ({e})", path.display());
-                self.problem(name, what, "Correct the path or the file's permissions");
-                None
-            }
+        if let Err(e) = checked {
+            let what = format!("{} cannot be read ({e})", path.display());
+            self.problem(name, what, "Correct the path or the file's permissions");
         }
+        Some(path)
     }
 
     /// Rows for what is set but was not read: ignored with why, or unknown.

@@ -20,17 +20,21 @@ const BUNDLE: &str = "EdgeHubDevTrustBundleFile";
 
 /// Reads everything; see [`Config::read`].
 pub(super) fn read(env: &dyn Env) -> Result<Config, ConfigError> {
+    let (config, error) = read_loosely(env);
+    match config {
+        Some(config) if error.problems.is_empty() => Ok(config),
+        _ => Err(error),
+    }
+}
+
+/// As far as it can be read, and every problem; see [`Config::read_loosely`].
+pub(super) fn read_loosely(env: &dyn Env) -> (Option<Config>, ConfigError) {
     let mut r = Reader::new(env);
     let config = r.config();
-    match config {
-        Some(config) if r.problems.is_empty() => {
-            Ok(Config { warnings: r.warnings, rows: r.rows, ..config })
-        }
-        _ => {
-            debug_assert!(!r.problems.is_empty(), "what is missing is told");
-            Err(ConfigError { problems: r.problems, rows: r.rows })
-        }
-    }
+    debug_assert!(config.is_some() || !r.problems.is_empty(), "what is missing is told");
+    let (warnings, rows) = (r.warnings, r.rows);
+    let error = ConfigError { problems: r.problems, rows: rows.clone() };
+    (config.map(|config| Config { warnings, rows, ..config }), error)
 }
 
 /// A pebibyte: no volume of a gateway is larger, and sums with it do not overflow.
@@ -130,14 +134,11 @@ impl Reader {
             return None;
         };
         let folder = PathBuf::from(text);
-        match writable(&folder) {
-            Ok(()) => Some(folder.join("edgeHub")),
-            Err(e) => {
-                let what = format!("{} cannot be used ({e})", folder.display());
-                self.problem(NAME, what, "Make the folder and let the gateway's user write to it");
-                None
-            }
+        if let Err(e) = writable(&folder) {
+            let what = format!("{} cannot be used ({e})", folder.display());
+            self.problem(NAME, what, "Make the folder and let the gateway's user write to it");
         }
+        Some(folder.join("edgeHub"))
     }
 
     fn default_ttl(&mut self) -> u32 {
@@ -193,7 +194,7 @@ impl Reader {
         if suffix.is_empty()
             || !suffix.bytes().all(plain)
             || suffix.contains("//")
-            || ["healthz", "queues"].contains(&suffix.as_str())
+            || ["healthz", "readyz", "queues"].contains(&suffix.as_str())
         {
             self.problem(
                 SUFFIX,

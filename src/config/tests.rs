@@ -40,6 +40,31 @@ fn problems_with(name: &str, value: &str) -> Vec<String> {
     }
 }
 
+/// An examination goes on with what there is, and a start does not.
+#[test]
+fn what_is_wrong_keeps_an_examination_from_nothing_else() {
+    let dir = folder();
+    let wrong = good(dir.path())
+        .with("StorageFolder", "/gone")
+        .with("EdgeHubDevTrustBundleFile", "/gone/cas.pem")
+        .with("mqttSettings__port", "many")
+        .with("https_proxy", "http://user:secret@proxy:1");
+    let (config, problems) = Config::read_loosely(&wrong);
+    let config = config.expect("everything is named");
+    assert_eq!(config.storage, Path::new("/gone/edgeHub"));
+    assert_eq!(config.trust_bundle.as_deref(), Some(Path::new("/gone/cas.pem")));
+    assert_eq!(config.mqtt.bind.port, 8883);
+    assert_eq!(config.honoured(), 7);
+    let without: Vec<_> = config.without_effect().iter().map(|(name, _)| *name).collect();
+    assert_eq!(without, ["https_proxy"]);
+    let error = Config::read(&wrong).expect_err("a start ends");
+    assert_eq!(error.problems, problems);
+    assert_eq!(problems.len(), 3, "{problems:?}");
+    assert!(Config::read_loosely(&MapEnv::default()).0.is_none());
+    let (config, problems) = Config::read_loosely(&good(dir.path()));
+    assert!(config.is_some() && problems.is_empty());
+}
+
 #[test]
 fn the_least_configuration_gets_the_references_defaults() {
     let dir = folder();
@@ -221,6 +246,7 @@ fn bad_values() {
         ("EdgeHubDevTrustBundleFile", "/", "EdgeHubDevTrustBundleFile: / cannot be read (it is not a file)"),
         ("EdgeDeviceHostName", "https://gw:8883", "EdgeDeviceHostName: \"https://gw:8883\" is no host name"),
         ("metrics__listener__suffix", "healthz", "metrics__listener__suffix: \"healthz\" is no path"),
+        ("metrics__listener__suffix", "readyz", "metrics__listener__suffix: \"readyz\" is no path"),
         ("metrics__listener__suffix", "queues", "metrics__listener__suffix: \"queues\" is no path"),
         ("metrics__listener__suffix", "a{b}", "metrics__listener__suffix: \"a{b}\" is no path"),
         ("IotHubConnectionString", "HostName=h.net;DeviceId=e;ModuleId=m;SharedAccessKey=a2V5", "IotHubConnectionString: its ModuleId is not $edgeHub"),

@@ -80,6 +80,11 @@ impl Current {
     pub fn identity(&self) -> &ServerIdentity {
         &self.identity
     }
+
+    /// Whether it is the one of an earlier start, as the daemon has given none.
+    pub fn is_kept(&self) -> bool {
+        self.from.is_none()
+    }
 }
 
 /// Gets certificates and the trust bundle, and keeps them.

@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use crate::metrics::Metrics;
 
 /// What is kept from devices: queues and their readers, the way to the hub, the administrator, logs.
-const OTHERS: u64 = 64;
+pub(super) const OTHERS: u64 = 64;
 
 /// What is to be done for a number of connections.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,6 +32,12 @@ fn plan(wanted: u64, soft: Option<u64>, hard: Option<u64>) -> Plan {
 fn fitting(wanted: u64, limit: Option<u64>) -> u64 {
     let fits = |limit: u64| limit.saturating_sub(OTHERS).max(limit / 2).max(1);
     limit.map_or(wanted, |limit| wanted.min(fits(limit)))
+}
+
+/// How many connections there would be descriptors for if `wanted` were; nothing is changed.
+pub(super) fn look(wanted: u64) -> u64 {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    plan(wanted, current, maximum).connections
 }
 
 /// Sees to it that there are descriptors for `wanted` connections; returns how many there can be.

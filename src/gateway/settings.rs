@@ -18,7 +18,26 @@ pub(super) fn of_upstream(
     config: &Config,
     daemon: Option<&FromDaemon>,
 ) -> Result<upstream::Config, Problem> {
-    let (pem, source) = match (&config.upstream.extra_roots, daemon) {
+    let (roots, refused) = upstream_roots(config, daemon.map(|daemon| &*daemon.bundle_pem))?;
+    for refused in refused {
+        warn!("{refused}");
+    }
+    let signer: Arc<dyn Signer> = match (&config.connection.credentials, daemon) {
+        (_, Some(daemon)) => Arc::clone(&daemon.workload) as _,
+        (Credentials::Key(key), None) => Arc::new(key.clone()),
+        (Credentials::Daemon(_), None) => {
+            unreachable!("who reads the configuration asks the daemon first")
+        }
+    };
+    Ok(upstream_with(config, signer, roots))
+}
+
+/// Who may have signed the hub's certificate, and in words what was left out.
+pub(super) fn upstream_roots(
+    config: &Config,
+    daemon_bundle: Option<&[u8]>,
+) -> Result<(rustls::RootCertStore, Vec<String>), Problem> {
+    let (pem, source) = match (&config.upstream.extra_roots, daemon_bundle) {
         (Some(path), _) => {
             let failed = |e: std::io::Error| Problem::UpstreamRoots {
                 path: path.clone(),
@@ -26,22 +45,20 @@ pub(super) fn of_upstream(
             };
             (std::fs::read(path).map_err(failed)?, path.display().to_string())
         }
-        (None, Some(daemon)) => (daemon.bundle_pem.clone(), DAEMON_BUNDLE.to_owned()),
+        (None, Some(pem)) => (pem.to_owned(), DAEMON_BUNDLE.to_owned()),
         (None, None) => (Vec::new(), String::new()),
     };
     let (roots, refused) =
         upstream::tls::roots(Some(&pem).filter(|pem| !pem.is_empty()).map(Vec::as_slice));
-    for refused in refused {
-        warn!("{source}: {refused}");
-    }
+    Ok((roots, refused.iter().map(|refused| format!("{source}: {refused}")).collect()))
+}
+
+pub(super) fn upstream_with(
+    config: &Config,
+    signer: Arc<dyn Signer>,
+    roots: rustls::RootCertStore,
+) -> upstream::Config {
     let connection = &config.connection;
-    let signer: Arc<dyn Signer> = match (&connection.credentials, daemon) {
-        (_, Some(daemon)) => Arc::clone(&daemon.workload) as _,
-        (Credentials::Key(key), None) => Arc::new(key.clone()),
-        (Credentials::Daemon(_), None) => {
-            unreachable!("who reads the configuration asks the daemon first")
-        }
-    };
     let mut upstream =
         upstream::Config::new(connection.host_name.clone(), connection.device.clone(), signer);
     upstream.roots = roots;
@@ -55,7 +72,7 @@ pub(super) fn of_upstream(
     upstream.token_ttl = config.upstream.token_ttl;
     upstream.scope_refresh_every = config.scope.every;
     upstream.scope_refresh_gap_min = config.scope.on_demand_every;
-    Ok(upstream)
+    upstream
 }
 
 pub(super) fn of_pumps(config: &Config) -> pump::Config {

@@ -27,6 +27,7 @@ mod gather;
 mod live;
 mod names;
 mod outcome;
+pub mod probe;
 pub mod refresh;
 pub mod scope_api;
 mod sending;

@@ -123,6 +123,21 @@ impl ScopeApi {
         Err(ScopeFetchError::Malformed("more than 1000 pages"))
     }
 
+    /// The first page, tried once, and whether there are more: for who only looks.
+    pub async fn first_page(&self) -> Result<(Vec<ScopeEntry>, bool), ScopeFetchError> {
+        let body = ListRequest {
+            page_size: PAGE_SIZE,
+            continuation_link: None,
+            auth_chain: self.config.edge.as_str(),
+        };
+        let body = Bytes::from(serde_json::to_vec(&body).expect("texts and numbers serialize"));
+        let method = "devicesAndModulesInTargetDeviceScope";
+        let page = self.try_call(method, body, false, &mut None).await?;
+        let mut entries = Vec::new();
+        page.read_into(&mut entries);
+        Ok((entries, page.continuation_link.is_some_and(|link| !link.is_empty())))
+    }
+
     /// One identity (and what the hub sends along with it): empty when it is not ours.
     pub async fn fetch_one(
         &self,

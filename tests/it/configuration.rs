@@ -166,7 +166,8 @@ async fn a_start_with_a_broken_document_goes_by_the_last_good_one() {
         }
         let check = world.command(&["check"]);
         assert_eq!(check.status.code(), Some(64), "a check is strict");
-        assert!(String::from_utf8_lossy(&check.stderr).contains("edgeHubTwinFile"));
+        assert!(String::from_utf8_lossy(&check.stdout).contains("edgeHubTwinFile"));
+        assert!(String::from_utf8_lossy(&check.stdout).contains("the last good document serves"));
         let gateway = world.gateway().await;
         until_warned(&gateway, "edgeHubTwinFile is refused").await;
         let answer = metrics(&gateway).await;

@@ -14,6 +14,7 @@ use sphere_gateway::config::{Config, MapEnv};
 use sphere_gateway::gateway::{Gateway, StartError};
 
 use self::workload::{Daemon, GENERATION};
+use crate::check::Examined;
 use crate::client::{admitted, silent_tls};
 use crate::site::{EDGE, GATEWAY};
 use crate::support::{BINARY, Fleet, World, eventually, metrics, series};
@@ -271,15 +272,46 @@ async fn a_certificate_for_another_name_is_not_taken_over() {
     end(world, daemon, gateway).await;
 }
 
+/// With a certificate of an earlier start there is something to serve, but nobody who signs.
+#[tokio::test(flavor = "multi_thread")]
+async fn check_says_what_it_means_that_the_daemon_forbids() {
+    let (mut world, daemon) = world(1).await;
+    world.gateway().await.shutdown().await;
+    daemon.script(|s| s.is_forbidden = true);
+    let found = Examined::of(&world);
+    assert_eq!((found.code, found.with("error")), (Some(1), vec!["daemon-sign"]));
+    assert!(found.with("warning").contains(&"daemon-certificate"), "that of the earlier start");
+    let words = found.words("daemon-sign");
+    assert!(words.contains("403") && words.contains("as the edgeHub system module"), "{words}");
+    for id in ["upstream-token", "scope"] {
+        assert!(found.with("skipped").contains(&id), "{id}");
+    }
+    assert!(found.with("ok").contains(&"certificate-name"), "the kept one is looked at");
+
+    // It answers, but never well: told once, not for each question.
+    daemon.script(|s| (s.is_forbidden, s.is_garrulous) = (false, true));
+    let found = Examined::of(&world);
+    assert_eq!(found.with("error"), ["daemon-socket"]);
+    assert!(found.with("warning").contains(&"daemon-certificate"), "that of the earlier start");
+
+    daemon.script(|s| s.is_garrulous = false);
+    world.set("IOTEDGE_MODULEGENERATIONID", "1");
+    let found = Examined::of(&world);
+    assert_eq!(found.with("error"), ["daemon-sign"]);
+    let words = found.words("daemon-sign");
+    assert!(words.contains("404") && words.contains("start the container again"), "{words}");
+    world.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn check_asks_the_daemon_and_writes_nothing_and_check_env_asks_nobody() {
     let (mut world, mut daemon) = world(0).await;
-    let check = |arguments: &[&str]| {
+    let run = |world: &World, arguments: &[&str]| {
         let output = tokio::task::block_in_place(|| world.command(arguments));
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
         (output.status.code(), text(output.stdout), text(output.stderr))
     };
-    let (code, table, errors) = check(&["check", "--env"]);
+    let (code, table, errors) = run(&world, &["check", "--env"]);
     assert_eq!((code, errors.as_str()), (Some(0), ""));
     assert!(daemon.requests().is_empty(), "it is not asked");
     for (name, end) in [
@@ -294,15 +326,29 @@ async fn check_asks_the_daemon_and_writes_nothing_and_check_env_asks_nobody() {
         assert!(line.ends_with(end), "{line}");
     }
 
-    let (code, text, errors) = check(&["check"]);
-    assert_eq!(code, Some(0), "{text}{errors}");
-    assert_eq!((daemon.asked("certificate/server"), daemon.requests().len()), (1, 2));
+    let found = Examined::of(&world);
+    assert_eq!((found.code, found.with("error")), (Some(0), vec![]));
+    for id in ["daemon-socket", "daemon-sign", "daemon-certificate", "upstream-token"] {
+        assert!(found.with("ok").contains(&id), "{id}");
+    }
+    assert_eq!(daemon.asked("certificate/server"), 1);
     assert!(!world.storage().exists(), "nothing is written");
 
     daemon.kill().await;
-    let (code, _, errors) = check(&["check"]);
+    let (code, text, _) = run(&world, &["check"]);
     assert_eq!(code, Some(1));
-    assert!(errors.contains("no server certificate to start with"), "{errors}");
+    for part in
+        ["has been restarted", "no server certificate to start with", "start this container again"]
+    {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    let found = Examined::of(&world);
+    assert_eq!(found.with("error"), ["daemon-socket", "daemon-certificate"]);
+    assert!(found.with("skipped").contains(&"daemon-sign"));
+    let none = format!("unix://{}", world.beside("nothing").display());
+    world.set("IOTEDGE_WORKLOADURI", &none);
+    let (_, text, _) = run(&world, &["check"]);
+    assert!(text.contains("deploy this image as the edgeHub system module"), "{text}");
 
     world.env.remove("IOTEDGE_DEVICEID");
     world.env.remove("IOTEDGE_MODULEID");

@@ -11,6 +11,7 @@ mod site;
 mod quoted;
 
 mod architecture;
+mod check;
 mod client;
 mod commands;
 mod configuration;

@@ -14,11 +14,12 @@ const TOO_FAST_P50_MICROS: u64 = 20;
 /// The store keeps 64 MiB free, and needs some to work with.
 const FREE_BYTES_MIN: u64 = 256 * 1024 * 1024;
 /// File systems in memory.
-const IN_MEMORY: [&str; 3] = ["tmpfs", "ramfs", "devtmpfs"];
+pub(in crate::command) const IN_MEMORY: [&str; 3] = ["tmpfs", "ramfs", "devtmpfs"];
 /// File systems over a network, where locks and fdatasync are as good as the server.
-const OVER_A_NETWORK: [&str; 7] = ["nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "ceph"];
+pub(in crate::command) const OVER_A_NETWORK: [&str; 7] =
+    ["nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "ceph"];
 /// What a usual site sends, to speak of bytes a year.
-const MESSAGES_PER_SEC: f64 = 10.0;
+pub(in crate::command) const MESSAGES_PER_SEC: f64 = 10.0;
 const SECS_PER_YEAR: f64 = 365.25 * 86_400.0;
 
 /// How bad it is.

@@ -14,15 +14,15 @@ use crate::store::{Disk, RealDisk};
 /// A volume.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Volume {
-    pub(super) file_system: Option<String>,
+pub(in crate::command) struct Volume {
+    pub(in crate::command) file_system: Option<String>,
     /// The options of the mount and of the file system.
-    pub(super) options: Option<String>,
-    pub(super) free_bytes: u64,
-    pub(super) total_bytes: u64,
+    pub(in crate::command) options: Option<String>,
+    pub(in crate::command) free_bytes: u64,
+    pub(in crate::command) total_bytes: u64,
     /// Where the device's own counter of written bytes is.
     #[serde(skip)]
-    pub(super) counter: Option<PathBuf>,
+    pub(in crate::command) counter: Option<PathBuf>,
 }
 
 /// Sectors in `/sys/dev/block/*/stat` are of this size, whatever the device's are.
@@ -32,7 +32,7 @@ const SECTORS_WRITTEN: usize = 6;
 
 impl Volume {
     /// The volume that holds `folder`.
-    pub(super) fn of(folder: &Path) -> io::Result<Self> {
+    pub(in crate::command) fn of(folder: &Path) -> io::Result<Self> {
         let space = RealDisk.space(folder)?;
         let folder = folder.canonicalize()?;
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
@@ -42,7 +42,7 @@ impl Volume {
     }
 
     /// Bytes that the device has written since it was there, everybody's. `None`: it does not tell.
-    pub(super) fn device_bytes(&self) -> Option<u64> {
+    pub(in crate::command) fn device_bytes(&self) -> Option<u64> {
         sectors_written(&std::fs::read_to_string(self.counter.as_ref()?).ok()?)?
             .checked_mul(SECTOR_BYTES)
     }

@@ -222,6 +222,11 @@ impl ServerIdentity {
         &self.leaf
     }
 
+    /// What devices are shown, leaf first.
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.key.cert
+    }
+
     /// What devices will probably not accept.
     pub fn warnings(&self) -> &[Warning] {
         &self.warnings

@@ -54,6 +54,21 @@ impl Compiled {
         Some(DesiredError { problems, warnings })
     }
 
+    /// How many routes run.
+    pub(in crate::gateway) fn running(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Why each of the others does not.
+    pub(in crate::gateway) fn set_aside(&self) -> impl Iterator<Item = &str> {
+        self.set_aside.iter().map(|route| route.why.as_str())
+    }
+
+    /// What runs but not as it seems.
+    pub(in crate::gateway) fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
     /// Says what is wrong with it, in no more lines than a log can take whenever the document changes.
     pub(in crate::gateway) fn log(&self) {
         for line in self.set_aside_lines() {

@@ -85,17 +85,23 @@ impl First {
         Ok(first)
     }
 
-    /// For a check: the configured document or none, and nothing on disk is touched.
+    /// Whether a last good document is kept, whatever it is worth.
+    pub(in crate::gateway) fn is_kept(config: &Config) -> bool {
+        config.storage.join(FILE).is_file()
+    }
+
+    /// For an examination: what the configured document comes to, or the built-in default if none is configured. Nothing on
+    /// disk is touched.
     ///
     /// # Errors
     /// The configured document cannot be used.
-    pub(in crate::gateway) fn strict(
-        config: &Config,
-        now: UnixMillis,
-    ) -> Result<Self, DesiredError> {
+    pub(in crate::gateway) fn strict(config: &Config) -> Result<Compiled, DesiredError> {
         match configured(config) {
-            None => Ok(Self::without_document(config, now)),
-            Some(Ok((accepted, compiled))) => Ok(Self::of(Origin::File, accepted, now, compiled)),
+            None => {
+                let desired = Desired::without_document(config.default_ttl_secs);
+                Ok(Compiled::new(&desired, config))
+            }
+            Some(Ok((_, compiled))) => Ok(compiled),
             Some(Err(refusal)) => Err(refusal.error),
         }
     }

@@ -246,7 +246,7 @@ fn what_is_in_force_is_on_disk_and_serves_when_the_configured_document_does_not(
         running.offer(&one);
         running.check(&["one"], &[]);
         running.offer(&two);
-        let strict = First::strict(&place.config(&[]), place.clock.wall());
+        let strict = First::strict(&place.config(&[]));
         assert!(strict.is_err(), "a check wants the configured document: {text:?}");
     }
 }
@@ -257,7 +257,7 @@ fn a_damaged_last_good_document_is_set_aside_and_a_check_touches_nothing() {
     std::fs::write(place.twin(), document(&[("r", ALL)], "")).unwrap();
     drop(place.start(&[]));
     std::fs::write(place.kept(), "damaged").unwrap();
-    assert!(First::strict(&place.config(&[]), place.clock.wall()).is_ok());
+    assert!(First::strict(&place.config(&[])).is_ok());
     assert_eq!(std::fs::read(place.kept()).unwrap(), b"damaged");
     let running = place.start(&[]);
     running.check(&["r"], &[]);

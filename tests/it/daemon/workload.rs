@@ -43,6 +43,8 @@ pub(crate) struct Script {
     pub(crate) name: Option<String>,
     /// No request is answered.
     pub(crate) is_mute: bool,
+    /// It does not know the caller.
+    pub(crate) is_forbidden: bool,
     /// Answers are longer than any that the API has.
     pub(crate) is_garrulous: bool,
 }
@@ -240,6 +242,7 @@ fn route(
         // It asks nobody who he is here.
         ("GET", ["trust-bundle"]) => (200, json!({ "certificate": shared.bundle_pem })),
         // The container's name is the module's without the `$`: this name passes the check, and is no identity.
+        ("POST", _) if script.is_forbidden => message(403, "forbidden"),
         ("POST", ["modules", "edgeHub", ..]) => message(404, "module not found"),
         ("POST", ["modules", "%24edgeHub", "genid", generation, rest]) => match *generation {
             GENERATION => module(shared, script, rest, body),
