@@ -25,6 +25,18 @@
 //! Slow plane: [`desired`] (routes from the `$edgeHub` document), [`auth::scope`] (who may connect), [`edged`] (the IoT Edge
 //! daemon: signatures, the server's certificate, swapped in place), [`admin`] (metrics, health). [`gateway`] is the only module that knows everyone.
 
+// A Raspberry Pi 4 has neither: the first handshake would be an illegal instruction, since `ring` asks the processor only
+// for what the compiler was not told. `-C target-cpu=cortex-a72` tells it so, wrongly for a Pi.
+#[cfg(all(
+    target_arch = "aarch64",
+    target_os = "linux",
+    any(target_feature = "aes", target_feature = "sha2")
+))]
+compile_error!(
+    "built for processors with AES and SHA-2 instructions, which a Raspberry Pi 4 lacks: build for the generic target, or add \
+     -C target-feature=-aes,-sha2"
+);
+
 // The words: no tokio, no sockets.
 pub mod clock;
 pub mod deliver;

@@ -24,7 +24,9 @@
 //! # Cipher suites
 //!
 //! TLS 1.3 and 1.2 (ECDHE with ECDSA or RSA; AES-GCM and ChaCha20-Poly1305). The client's order decides (rustls'
-//! default, kept): a device or gateway without AES instructions says so by putting ChaCha20-Poly1305 first.
+//! default, kept) where this processor has AES instructions. Where it has none, as a Raspberry Pi 4's, ours does:
+//! ChaCha20-Poly1305 whenever the client offers it. The processor is asked at run time: a program that took AES for
+//! granted would die there of an illegal instruction (`lib.rs` refuses to be built so).
 
 mod identity;
 
@@ -38,7 +40,8 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ParsedCertificate, ServerSessionMemoryCache};
 use rustls::sign::SingleCertAndKey;
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme,
+    CertificateError, CipherSuite, DigitallySignedStruct, DistinguishedName, ServerConfig,
+    SignatureScheme,
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
 
@@ -108,7 +111,34 @@ impl ClientCertVerifier for PossessionOnly {
 
 /// The configuration for accepting devices with `identity`. Each call starts an empty session cache.
 pub fn server_config(identity: &ServerIdentity) -> Arc<ServerConfig> {
-    let provider = Arc::new(ring::default_provider());
+    config_for(identity, has_aes())
+}
+
+/// Whether this processor has instructions for AES.
+#[cfg(target_arch = "aarch64")]
+fn has_aes() -> bool {
+    std::arch::is_aarch64_feature_detected!("aes")
+}
+
+/// Whether this processor has instructions for AES.
+#[cfg(target_arch = "x86_64")]
+fn has_aes() -> bool {
+    std::arch::is_x86_feature_detected!("aes")
+}
+
+/// Nothing is known: as if there were.
+#[cfg(not(any(target_arch = "aarch64", target_arch = "x86_64")))]
+fn has_aes() -> bool {
+    true
+}
+
+fn config_for(identity: &ServerIdentity, has_aes: bool) -> Arc<ServerConfig> {
+    let mut provider = ring::default_provider();
+    if !has_aes {
+        // Stable: within each kind the order stays, and TLS 1.3 comes before 1.2 in any case.
+        provider.cipher_suites.sort_by_key(|suite| !is_chacha20(suite.suite()));
+    }
+    let provider = Arc::new(provider);
     let verifier = PossessionOnly { algorithms: provider.signature_verification_algorithms };
     // One certificate for every client: SNI does not select.
     let resolver = SingleCertAndKey::from(identity.certified_key());
@@ -117,9 +147,19 @@ pub fn server_config(identity: &ServerIdentity) -> Arc<ServerConfig> {
         .expect("the ring provider has cipher suites for TLS 1.2 and 1.3")
         .with_client_cert_verifier(Arc::new(verifier))
         .with_cert_resolver(Arc::new(resolver));
+    config.ignore_client_order = !has_aes;
     config.session_storage = ServerSessionMemoryCache::new(SESSIONS_MAX);
     config.send_tls13_tickets = 1;
     Arc::new(config)
+}
+
+fn is_chacha20(suite: CipherSuite) -> bool {
+    matches!(
+        suite,
+        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256
+            | CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256
+            | CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256
+    )
 }
 
 #[cfg(test)]

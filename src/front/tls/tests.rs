@@ -5,6 +5,7 @@ use std::sync::Mutex;
 
 use rsa::pkcs8::EncodePrivateKey as _;
 use rustls::client::{ResolvesClientCert, Resumption};
+use rustls::crypto::CryptoProvider;
 use rustls::sign::{CertifiedKey, SigningKey};
 use rustls::{
     CipherSuite, ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion, RootCertStore,
@@ -325,8 +326,10 @@ async fn in_one_flight(
 }
 
 #[tokio::test]
-async fn the_client_s_order_of_ciphers_decides() {
+async fn the_client_s_order_of_ciphers_decides_where_there_is_aes_and_chacha20_where_there_is_none()
+{
     let site = Site::new();
+    let (with, without) = (config_for(&site.identity, true), config_for(&site.identity, false));
     let suites = |first: CipherSuite| {
         let mut provider = ring::default_provider();
         provider.cipher_suites.sort_by_key(|s| s.suite() != first);
@@ -342,16 +345,41 @@ async fn the_client_s_order_of_ciphers_decides() {
         let provider = suites(first);
         let tls13 = provider.cipher_suites[0].version().version == ProtocolVersion::TLSv1_3;
         let version = if tls13 { &version::TLS13 } else { &version::TLS12 };
-        let mut roots = RootCertStore::empty();
-        roots.add(ders(site.root.certificate_pem()).remove(0)).unwrap();
+        let trusted = || {
+            let mut roots = RootCertStore::empty();
+            roots.add(ders(site.root.certificate_pem()).remove(0)).unwrap();
+            roots
+        };
         let client = ClientConfig::builder_with_provider(Arc::new(provider))
             .with_protocol_versions(&[version])
             .unwrap()
-            .with_root_certificates(roots)
+            .with_root_certificates(trusted())
             .with_no_client_auth();
-        let stream = meet(&site.server, client, GATEWAY).await.unwrap();
-        let suite = stream.get_ref().1.negotiated_cipher_suite().map(|s| s.suite());
-        assert_eq!(suite, Some(first));
+        for (server, is_expected) in [
+            (&with, (|suite, first| suite == first) as fn(CipherSuite, CipherSuite) -> bool),
+            (&without, |suite, _| is_chacha20(suite)),
+        ] {
+            let stream = meet(server, client.clone(), GATEWAY).await.unwrap();
+            let suite = stream.get_ref().1.negotiated_cipher_suite().map(|s| s.suite()).unwrap();
+            assert!(is_expected(suite, first), "{first:?} first: {suite:?}");
+        }
+        // Who has no ChaCha20-Poly1305 is served all the same.
+        if !is_chacha20(first) {
+            let mut client = client;
+            let only = |provider: &CryptoProvider| CryptoProvider {
+                cipher_suites: vec![provider.cipher_suites[0]],
+                ..provider.clone()
+            };
+            let provider = only(client.crypto_provider());
+            client = ClientConfig::builder_with_provider(Arc::new(provider))
+                .with_protocol_versions(&[version])
+                .unwrap()
+                .with_root_certificates(trusted())
+                .with_no_client_auth();
+            let stream = meet(&without, client, GATEWAY).await.unwrap();
+            let suite = stream.get_ref().1.negotiated_cipher_suite().map(|s| s.suite());
+            assert_eq!(suite, Some(first));
+        }
     }
 }
 
