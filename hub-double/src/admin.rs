@@ -6,6 +6,8 @@
 //! GET    /messages/stream?device=          SSE, one message an event
 //! GET    /counts    GET /connections
 //! GET    /devices   GET|PUT|DELETE /devices/{id}   PUT /devices/{id}/modules/{module}
+//! GET|PATCH|PUT /twins/{id}[/modules/{module}]     {"properties":{"desired":{..}}}; If-Match: an ETag
+//! POST   /twins/{id}[/modules/{module}]/methods    {"methodName":..,"payload":..,"responseTimeoutInSeconds":30}
 //! GET|POST|DELETE /faults   DELETE /faults/{id}
 //! POST   /away      POST /back             stop listening and drop all connections; listen again
 //! POST   /clock     {"advance_ms":n}       wall time jumps forward
@@ -51,6 +53,7 @@ pub(crate) fn router(hands: Arc<Hands>) -> Router {
         .route("/away", post(away))
         .route("/back", post(back))
         .route("/clock", post(clock))
+        .merge(crate::service::routes())
         .with_state(hands)
 }
 

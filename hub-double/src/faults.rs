@@ -92,6 +92,18 @@ pub enum FaultKind {
         /// Such as 429 or 500.
         status: u16,
     },
+    /// Changes of desired properties are not told, so that the identity has a gap. `count`: changes.
+    DropDesired,
+    /// Operations on twins are answered this much later. `count`: operations.
+    DelayTwins {
+        /// Milliseconds.
+        ms: u64,
+    },
+    /// Operations on twins are answered with this status and not carried out. `count`: operations.
+    RefuseTwins {
+        /// Such as 429 or 500.
+        status: u16,
+    },
     /// put-tokens are answered with this status. `count`: put-tokens.
     RefuseTokens {
         /// Such as 401 or 500.
@@ -409,6 +421,29 @@ impl Faults {
     pub(crate) fn refuses_token(&self, device: &str) -> Option<u16> {
         self.ask(Some(device), |a| match a.fault.kind {
             FaultKind::RefuseTokens { status } => a.spend(1).then_some(status),
+            _ => None,
+        })
+    }
+
+    /// Whether a change of desired properties of `device` is not told.
+    pub(crate) fn drops_desired(&self, device: &str) -> bool {
+        let act =
+            |a: &mut Active| (a.fault.kind == FaultKind::DropDesired && a.spend(1)).then_some(());
+        self.ask(Some(device), act).is_some()
+    }
+
+    /// The status that an operation on a twin of `device` is refused with.
+    pub(crate) fn refuses_twin(&self, device: &str) -> Option<u16> {
+        self.ask(Some(device), |a| match a.fault.kind {
+            FaultKind::RefuseTwins { status } => a.spend(1).then_some(status),
+            _ => None,
+        })
+    }
+
+    /// How much later an operation on a twin of `device` is answered.
+    pub(crate) fn delays_twin(&self, device: &str) -> Option<Duration> {
+        self.ask(Some(device), |a| match a.fault.kind {
+            FaultKind::DelayTwins { ms } => a.spend(1).then_some(Duration::from_millis(ms)),
             _ => None,
         })
     }

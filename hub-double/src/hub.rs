@@ -1,4 +1,4 @@
-//! What all ports of the double share: registry, log, faults, and the roster of AMQP connections.
+//! What all ports of the double share: registry, log, faults, twins, and the roster of AMQP connections.
 //!
 //! Owns: who holds which identity's links, so that a newcomer takes over. Invariant: locks here are held for a few
 //! instructions and never over an await. Must not know: frames.
@@ -16,7 +16,9 @@ use crate::BodySink;
 use crate::clock::Clock;
 use crate::faults::{Fault, FaultKind, Faults};
 use crate::log::MessageLog;
+use crate::methods::Methods;
 use crate::registry::{Principal, Registry};
+use crate::twins::Twins;
 
 /// Shared by every task of one double.
 #[derive(Debug)]
@@ -26,6 +28,8 @@ pub(crate) struct Hub {
     pub(crate) log: MessageLog,
     pub(crate) faults: Faults,
     pub(crate) roster: Roster,
+    pub(crate) twins: Twins,
+    pub(crate) methods: Methods,
     pub(crate) limits: LinkLimits,
     pub(crate) lean: Option<Lean>,
 }
@@ -63,6 +67,10 @@ pub(crate) enum Command {
     Recheck,
     /// Tokens put longer ago than this are expired.
     ExpireTokens { older_than: Duration },
+    /// Tell an identity of changed desired properties, if it wants to know: the patch with its version.
+    Desired { who: Principal, patch: Arc<str> },
+    /// Call a method of an identity.
+    Method { who: Principal, id: [u8; 16], name: Arc<str>, payload: Arc<[u8]> },
 }
 
 /// One live AMQP connection, as the others see it.
@@ -119,6 +127,11 @@ impl Handle {
 
     pub(crate) fn info<T>(&self, work: impl FnOnce(&mut Info) -> T) -> T {
         work(&mut self.info.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether it has a link of this purpose for `who`.
+    fn serves(&self, who: &Principal, purpose: &str) -> bool {
+        self.info(|info| info.links.values().any(|(w, what)| w == who && *what == purpose))
     }
 
     fn holds(&self, device: &str) -> bool {
@@ -218,6 +231,12 @@ impl Roster {
         for handle in self.handles() {
             handle.command(command.clone());
         }
+    }
+
+    /// Leaves a command with the connection that has a link of this purpose for `who`; false when there is none.
+    pub(crate) fn command_one(&self, who: &Principal, purpose: &str, command: Command) -> bool {
+        let serving = self.handles().into_iter().find(|handle| handle.serves(who, purpose));
+        serving.map(|handle| handle.command(command)).is_some()
     }
 
     /// The live connections.

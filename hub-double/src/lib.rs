@@ -3,14 +3,16 @@
 //!
 //! ```text
 //!   clients =TLS=> gate -> amqp (driver, connection, link, cbs) --> log: messages, counts, duplicates, reordering
+//!                                  |`-> twins, methods <---- service: what the service side does
 //!   edge hubs =TLS=> gate -> scope_api ---------> registry <---- sas: HMAC over the raw token text
 //!   you ==========> gate -> admin: messages, devices, connections        faults: what goes wrong, and when
 //! ```
 //! Start one with [`HubDouble::start`]; everything ends with [`HubDouble::shutdown`], or when it is dropped. What it
 //! stands for, item by item, is the project's protocol fact sheet (sections B, C, G, K and L).
 //!
-//! Deviations from the real hub, on purpose: no MQTT, twins, methods or cloud-to-device yet; shared access policies
-//! are refused; there are no quotas except those of the fault script.
+//! Deviations from the real hub, on purpose: no MQTT and no cloud-to-device yet; twins have neither tags nor metadata, and a
+//! replacement of desired properties is told as the difference; shared access policies are refused; there are no quotas
+//! except those of the fault script.
 
 mod admin;
 mod amqp;
@@ -19,10 +21,13 @@ mod faults;
 mod gate;
 mod hub;
 mod log;
+mod methods;
 mod registry;
 mod sas;
 mod scope_api;
 mod serve;
+mod service;
+mod twins;
 
 use std::fmt;
 use std::io;
@@ -37,6 +42,7 @@ use tokio_util::task::TaskTracker;
 pub use faults::{Fault, FaultKind};
 pub use hub::ConnectionInfo;
 pub use log::{Counts, DeviceCounts, Received};
+pub use methods::{MethodAnswer, MethodError};
 pub use registry::{AuthType, DeviceSpec, ModuleSpec, Status};
 pub use sas::{Key, sas_token};
 
@@ -45,7 +51,9 @@ use crate::faults::Faults;
 use crate::gate::Gate;
 use crate::hub::{Command, Hub, Lean, LinkLimits, Roster};
 use crate::log::{Limits, MessageLog};
+use crate::methods::Methods;
 use crate::registry::Registry;
+use crate::twins::Twins;
 
 /// Hears the bodies of each accepted transfer, in order: identity (`device` or `device/module`) and bodies.
 pub type BodySink = Arc<dyn Fn(&str, &[&[u8]]) + Send + Sync>;
@@ -188,6 +196,7 @@ impl Hands {
 
     fn delete_device(&self, device_id: &str) -> bool {
         let found = self.hub.registry.delete_device(device_id);
+        self.hub.twins.forget(device_id);
         self.hub.roster.command_all(&Command::Recheck);
         found
     }
@@ -387,6 +396,8 @@ fn new_hub(config: &Config) -> Hub {
         log: MessageLog::new(Limits { entries_max, ids_max: config.remembered_ids_max }),
         faults: Faults::new(),
         roster: Roster::default(),
+        twins: Twins::default(),
+        methods: Methods::default(),
         lean: config.lean.clone().map(Lean),
         limits: LinkLimits {
             credit: config.link_credit,

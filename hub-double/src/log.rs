@@ -90,6 +90,16 @@ pub struct Counts {
     pub link_refusals: BTreeMap<String, u64>,
     /// Links taken over by a newcomer.
     pub links_stolen: u64,
+    /// Twins that were read by their identities.
+    pub twin_gets: u64,
+    /// Patches of reported properties that were taken.
+    pub twin_patches: u64,
+    /// Operations on twins that were refused.
+    pub twin_refused: u64,
+    /// Changes of desired properties that a link was told.
+    pub twin_pushes: u64,
+    /// Answers of direct methods that somebody waited for.
+    pub method_answers: u64,
     /// Scope API requests answered 200.
     pub scope_requests: u64,
     /// Requests to the HTTPS port refused.

@@ -3,7 +3,7 @@
 //! Invariant: a refused attach is answered with an attach without our terminus and a detach with the reason (part 2,
 //! section 2.6.3). Must not know: deliveries.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
@@ -11,6 +11,7 @@ use percent_encoding::percent_decode_str;
 use super::connection::{Conn, Fatal};
 use super::frame::{Fields, Performative, code, error};
 use super::link::{Link, Purpose, detach, unattached};
+use super::outgoing::Outgoing;
 use super::value::Value;
 use crate::registry::{AuthType, Entry};
 
@@ -86,11 +87,9 @@ impl Conn {
         fields: &Fields,
     ) -> Result<Link, (String, String)> {
         if address.eq_ignore_ascii_case("$cbs") {
-            let settled = fields.get(3).as_u64() != Some(0);
-            let waiting = VecDeque::new();
             return Ok(Link::new(match peer_sends {
                 true => Purpose::CbsRequests,
-                false => Purpose::CbsAnswers { credit: 0, sent: 0, settled, waiting },
+                false => Purpose::CbsAnswers,
             }));
         }
         let not_found = || ("amqp:not-found".to_owned(), "no such address".to_owned());
@@ -107,13 +106,18 @@ impl Conn {
         let entry = self
             .authorize(device, target.module.as_deref(), chain.as_deref())
             .map_err(|denied| (denied.condition().to_owned(), denied.reason().to_owned()))?;
-        let telemetry = peer_sends && target.resource == "messages/events";
-        let mut link = Link::new(if telemetry {
-            let model = property(fields, "com.microsoft:model-id");
-            Purpose::Telemetry { annotations: Arc::new(stamps(&entry, model)) }
-        } else {
-            Purpose::Idle
+        let mut link = Link::new(match (target.resource.as_str(), peer_sends) {
+            ("messages/events", true) => {
+                let model = property(fields, "com.microsoft:model-id");
+                Purpose::Telemetry { annotations: Arc::new(stamps(&entry, model)) }
+            }
+            ("twin", true) => Purpose::TwinRequests,
+            ("twin", false) => Purpose::TwinAnswers { subscribed: false },
+            ("methods/devicebound", true) => Purpose::MethodAnswers,
+            ("methods/devicebound", false) => Purpose::MethodRequests,
+            _ => Purpose::Idle,
         });
+        link.pair = property(fields, "com.microsoft:channel-correlation-id");
         link.principal = Some(entry.principal);
         link.chain = chain;
         Ok(link)
@@ -136,6 +140,9 @@ impl Conn {
         if peer_sends {
             link.delivery_count = fields.get(9).as_u32().unwrap_or(0);
             link.credit = self.hub.limits.credit;
+        } else {
+            // Unless the peer insists on settling itself (snd-settle-mode unsettled).
+            link.outgoing = Some(Outgoing::new(fields.get(3).as_u64() != Some(0)));
         }
         if let Some(session) = self.sessions.get_mut(&channel) {
             session.links.insert(handle, link);

@@ -53,6 +53,7 @@ pub(crate) struct Session {
     pub(crate) next_incoming_id: u32,
     pub(crate) since_flow: u32,
     pub(crate) next_outgoing_id: u32,
+    pub(crate) next_delivery_id: u32,
     pub(crate) links: HashMap<u32, Link>,
     /// Accepted deliveries that one disposition will answer: first and last.
     pub(crate) accepted: Option<(u32, u32)>,
@@ -69,6 +70,10 @@ pub(crate) struct Conn {
     pub(crate) tokens: Tokens,
     /// Idle time-out that the peer announced.
     pub(crate) peer_idle: Option<Duration>,
+    /// The largest frame that the peer takes, bytes.
+    pub(crate) peer_frame_max: usize,
+    /// Messages to the peer by the time that they are due: channel, handle, message.
+    pub(crate) delayed_messages: BTreeMap<(Instant, u64), (u16, u32, Vec<u8>)>,
     /// Dispositions by the time that they are due.
     pub(crate) delayed: BTreeMap<(Instant, u64), Settlement>,
     pub(crate) delayed_no: u64,
@@ -103,6 +108,8 @@ impl Conn {
             sessions: HashMap::new(),
             tokens: Tokens::default(),
             peer_idle: None,
+            peer_frame_max: FRAME_BYTES_MAX,
+            delayed_messages: BTreeMap::new(),
             delayed: BTreeMap::new(),
             delayed_no: 0,
             held: Vec::new(),
@@ -258,6 +265,9 @@ impl Conn {
     fn on_open(&mut self, mut open: Performative) -> Result<(), Fatal> {
         let container = open.fields.take(0).into_text().unwrap_or_default();
         self.handle.info(|info| info.container_id = container);
+        // Part 2, section 2.7.1: at least 512, and far more than we ever send at once is no use.
+        let frame_max = open.fields.get(2).as_u64().and_then(|max| usize::try_from(max).ok());
+        self.peer_frame_max = frame_max.unwrap_or(usize::MAX).clamp(512, FRAME_BYTES_MAX);
         let idle = open.fields.get(4).as_u64().filter(|ms| *ms > 0);
         self.peer_idle = idle.map(Duration::from_millis);
         let our_idle = self.hub.limits.idle_timeout.as_millis();
@@ -281,6 +291,7 @@ impl Conn {
             next_incoming_id: begin.fields.get(1).as_u32().unwrap_or(0),
             since_flow: 0,
             next_outgoing_id: 0,
+            next_delivery_id: 0,
             links: HashMap::new(),
             accepted: None,
         };
@@ -347,11 +358,15 @@ impl Conn {
                 }
                 Command::Recheck => self.recheck(),
                 Command::ExpireTokens { older_than } => self.expire_tokens(Some(older_than), now),
+                Command::Desired { who, patch } => self.on_desired(&who, &patch),
+                Command::Method { who, id, name, payload } => {
+                    self.on_method(&who, id, &name, &payload);
+                }
             }
         }
     }
 
-    /// Sends the dispositions that are due.
+    /// Sends the dispositions and messages that are due.
     pub(crate) fn on_time(&mut self, now: Instant) {
         while let Some(entry) = self.delayed.first_entry() {
             if entry.key().0 > now {
@@ -360,6 +375,7 @@ impl Conn {
             let settlement = entry.remove();
             self.settle(&settlement);
         }
+        self.send_due(now);
         self.flush_accepted();
     }
 
@@ -377,6 +393,8 @@ impl Conn {
 
     /// When [`Conn::on_time`] has something to do next.
     pub(crate) fn next_due(&self) -> Option<Instant> {
-        self.delayed.first_key_value().map(|((at, _), _)| *at)
+        let settlement = self.delayed.first_key_value().map(|((at, _), _)| *at);
+        let message = self.delayed_messages.first_key_value().map(|((at, _), _)| *at);
+        [settlement, message].into_iter().flatten().min()
     }
 }

@@ -1,23 +1,24 @@
-//! Links once attached: flow, transfer, detach, and the answers of `$cbs`.
+//! Links once attached: flow, transfer, detach.
 //!
-//! Owns: credit and the assembly of transfers that span frames. Invariant: a sender never runs out of credit while
+//! Owns: the peer's credit and the assembly of transfers that span frames. Invariant: a sender never runs out of credit while
 //! the hub reads. Must not know: sockets.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
 use super::connection::{Conn, Fatal, WINDOW};
-use super::frame::{Layer, Performative, code, error, put_frame};
+use super::frame::{Performative, code, error};
+use super::outgoing::Outgoing;
 use super::settle::rejected;
 use super::skim::Transfer;
 use super::value::Value;
 use crate::registry::{Denied, Principal};
 
-/// Answers to put-tokens that wait for credit.
-const ANSWERS_MAX: usize = 1000;
+/// [`Purpose::MethodRequests`] as a connection shows it.
+pub(crate) const METHOD_REQUESTS: &str = "method requests";
 
 /// What a link is for.
 #[derive(Debug)]
@@ -25,10 +26,18 @@ pub(crate) enum Purpose {
     /// The peer sends put-tokens.
     CbsRequests,
     /// The peer receives their outcomes.
-    CbsAnswers { credit: u32, sent: u32, settled: bool, waiting: VecDeque<Vec<u8>> },
+    CbsAnswers,
     /// The peer sends telemetry.
     Telemetry { annotations: Arc<BTreeMap<String, String>> },
-    /// Twin, methods, cloud-to-device: attached and left idle.
+    /// The peer sends operations on its twin.
+    TwinRequests,
+    /// The peer receives their answers and, once it has asked for them, changes of its desired properties.
+    TwinAnswers { subscribed: bool },
+    /// The peer receives calls of its methods.
+    MethodRequests,
+    /// The peer sends their answers.
+    MethodAnswers,
+    /// Cloud-to-device, module inputs: attached and left idle.
     Idle,
 }
 
@@ -38,6 +47,10 @@ pub(crate) struct Link {
     pub(super) purpose: Purpose,
     pub(super) principal: Option<Principal>,
     pub(super) chain: Option<String>,
+    /// `com.microsoft:channel-correlation-id`: equal for the two halves of twins and of methods (fact sheet B3).
+    pub(super) pair: Option<String>,
+    /// There when the peer receives.
+    pub(super) outgoing: Option<Outgoing>,
     /// What is left of the credit given to the peer.
     pub(super) credit: u32,
     pub(super) delivery_count: u32,
@@ -68,35 +81,17 @@ pub(super) struct Delivery {
 impl Conn {
     /// Part 2, section 2.7.4.
     pub(crate) fn on_flow(&mut self, channel: u16, flow: &Performative) -> Result<(), Fatal> {
-        let session = self.sessions.get_mut(&channel).ok_or_else(unattached)?;
+        if !self.sessions.contains_key(&channel) {
+            return Err(unattached());
+        }
         let handle = flow.fields.get(4).as_u32();
-        let drain = flow.fields.get(8).as_bool() == Some(true);
-        if let Some(link) = handle.and_then(|h| session.links.get_mut(&h))
-            && let Purpose::CbsAnswers { credit, sent, .. } = &mut link.purpose
-        {
-            // Part 2, section 2.6.7: what the receiver allows, less what it has not seen yet.
-            let seen = flow.fields.get(5).as_u32().unwrap_or(0);
-            let given = flow.fields.get(6).as_u32().unwrap_or(0);
-            *credit = seen.wrapping_add(given).wrapping_sub(*sent);
-            self.send_cbs_answers(channel);
-            if drain {
-                self.drain(channel, handle);
-            }
+        if let Some(handle) = handle {
+            self.on_credit(channel, handle, flow);
         }
         if flow.fields.get(9).as_bool() == Some(true) {
             self.send_flow(channel, handle);
         }
         Ok(())
-    }
-
-    /// Uses up the credit that nothing waits for (part 2, section 2.6.7, drain).
-    fn drain(&mut self, channel: u16, handle: Option<u32>) {
-        let session = self.sessions.get_mut(&channel);
-        let link = session.zip(handle).and_then(|(s, h)| s.links.get_mut(&h));
-        if let Some(Link { purpose: Purpose::CbsAnswers { credit, sent, .. }, .. }) = link {
-            *sent = sent.wrapping_add(std::mem::take(credit));
-            self.send_flow(channel, handle);
-        }
     }
 
     /// Tells the peer the window of the session, and the credit of one link when named.
@@ -112,9 +107,9 @@ impl Conn {
             Value::UInt(WINDOW),
         ];
         if let Some((handle, link)) = handle.and_then(|h| session.links.get(&h).map(|l| (h, l))) {
-            let (count, credit) = match &link.purpose {
-                Purpose::CbsAnswers { credit, sent, .. } => (*sent, *credit),
-                _ => (link.delivery_count, link.credit),
+            let (count, credit) = match &link.outgoing {
+                Some(outgoing) => (outgoing.sent, outgoing.credit),
+                None => (link.delivery_count, link.credit),
             };
             fields.extend([Value::UInt(handle), Value::UInt(count), Value::UInt(credit)]);
         }
@@ -190,8 +185,13 @@ impl Conn {
                 let annotations = Arc::clone(annotations);
                 self.on_telemetry(&delivery, annotations, now);
             }
-            Purpose::Idle | Purpose::CbsAnswers { .. } => {
-                let words = "this double does not serve twins and methods over AMQP";
+            Purpose::TwinRequests => {
+                self.answer(&delivery, Value::described_list(code::ACCEPTED, Vec::new()));
+                self.on_twin_request(&delivery, now);
+            }
+            Purpose::MethodAnswers => self.on_method_answer(&delivery),
+            _ => {
+                let words = "this double does not serve this address over AMQP";
                 self.answer(&delivery, rejected("amqp:not-implemented", words));
             }
         }
@@ -209,51 +209,11 @@ impl Conn {
     }
 
     fn queue_cbs_answer(&mut self, request_channel: u16, answer: Vec<u8>) {
-        let has_answers =
-            |s: &super::connection::Session| s.links.values().any(|l| l.purpose.is_answers());
+        let found = self.links_where(|link| matches!(link.purpose, Purpose::CbsAnswers));
         // The two halves may sit in different sessions.
-        let own = self.sessions.get(&request_channel).is_some_and(has_answers);
-        let other = || self.sessions.iter().find(|(_, s)| has_answers(s)).map(|(ch, _)| *ch);
-        let Some(channel) = own.then_some(request_channel).or_else(other) else {
-            return;
-        };
-        let session = self.sessions.get_mut(&channel);
-        let link = session.and_then(|s| s.links.values_mut().find(|l| l.purpose.is_answers()));
-        if let Some(Link { purpose: Purpose::CbsAnswers { waiting, .. }, .. }) = link
-            && waiting.len() < ANSWERS_MAX
-        {
-            waiting.push_back(answer);
-        }
-        self.send_cbs_answers(channel);
-    }
-
-    /// Sends the answers that the peer gave credit for.
-    fn send_cbs_answers(&mut self, channel: u16) {
-        let Some(session) = self.sessions.get_mut(&channel) else {
-            return;
-        };
-        for (handle, link) in &mut session.links {
-            let Purpose::CbsAnswers { credit, sent, settled, waiting } = &mut link.purpose else {
-                continue;
-            };
-            while *credit > 0
-                && let Some(answer) = waiting.pop_front()
-            {
-                *credit -= 1;
-                let tag = Bytes::copy_from_slice(&sent.to_be_bytes());
-                *sent = sent.wrapping_add(1);
-                let transfer = vec![
-                    Value::UInt(*handle),
-                    Value::UInt(session.next_outgoing_id),
-                    Value::Binary(tag),
-                    Value::UInt(0),
-                    Value::Bool(*settled),
-                    Value::Bool(false),
-                ];
-                session.next_outgoing_id = session.next_outgoing_id.wrapping_add(1);
-                let transfer = Value::described_list(code::TRANSFER, transfer);
-                put_frame(&mut self.out, Layer::Amqp, channel, &transfer, &answer);
-            }
+        let own = found.iter().find(|(channel, _)| *channel == request_channel);
+        if let Some((channel, handle)) = own.or(found.first()).copied() {
+            self.queue(channel, handle, answer);
         }
     }
 
@@ -297,7 +257,7 @@ impl Conn {
         }
     }
 
-    fn links_where(&self, which: impl Fn(&Link) -> bool) -> Vec<(u16, u32)> {
+    pub(super) fn links_where(&self, which: impl Fn(&Link) -> bool) -> Vec<(u16, u32)> {
         let links = self.sessions.iter().flat_map(|(channel, session)| {
             session.links.iter().map(move |(handle, link)| ((*channel, *handle), link))
         });
@@ -376,6 +336,8 @@ impl Link {
             purpose,
             principal: None,
             chain: None,
+            pair: None,
+            outgoing: None,
             credit: 0,
             delivery_count: 0,
             partial: None,
@@ -416,14 +378,14 @@ impl Link {
 impl Purpose {
     pub(super) fn name(&self) -> &'static str {
         match self {
-            Self::CbsRequests | Self::CbsAnswers { .. } => "cbs",
+            Self::CbsRequests | Self::CbsAnswers => "cbs",
             Self::Telemetry { .. } => "telemetry",
+            Self::TwinRequests => "twin requests",
+            Self::TwinAnswers { .. } => "twin answers",
+            Self::MethodRequests => METHOD_REQUESTS,
+            Self::MethodAnswers => "method answers",
             Self::Idle => "idle",
         }
-    }
-
-    fn is_answers(&self) -> bool {
-        matches!(self, Self::CbsAnswers { .. })
     }
 }
 

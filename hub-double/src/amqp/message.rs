@@ -69,6 +69,12 @@ impl Message {
         Ok(message)
     }
 
+    /// The text of a message annotation.
+    pub(crate) fn annotation_text(&self, name: &str) -> Option<&str> {
+        let found = self.annotations.iter().find(|(key, _)| key.as_text() == Some(name));
+        found.and_then(|(_, value)| value.as_text())
+    }
+
     /// The text of an application property.
     pub(crate) fn application_text(&self, name: &str) -> Option<&str> {
         let found = self.application.iter().find(|(key, _)| key.as_text() == Some(name));
@@ -117,7 +123,7 @@ fn texts(entries: Vec<(Value, Value)>) -> BTreeMap<String, String> {
 }
 
 /// The body in memory of its own: a slice would pin the whole read buffer for as long as the log holds the message.
-fn body(message: &Message) -> Bytes {
+pub(super) fn body(message: &Message) -> Bytes {
     match (&message.data[..], &message.value) {
         ([one], _) => Bytes::copy_from_slice(one),
         ([], Some(Value::Binary(raw))) => Bytes::copy_from_slice(raw),
@@ -125,6 +131,35 @@ fn body(message: &Message) -> Bytes {
         ([], None) => Bytes::new(),
         (several, _) => Bytes::from(several.concat()),
     }
+}
+
+/// Encodes a message of a twin or method link: what is not empty of annotations (symbol keys), correlation-id, application
+/// properties and body.
+pub(crate) fn plain(
+    annotations: Vec<(&str, Value)>,
+    correlation: Value,
+    application: Vec<(&str, Value)>,
+    body: &[u8],
+) -> Vec<u8> {
+    let mut out = Vec::new();
+    let section = |code: u64, section: Value, out: &mut Vec<u8>| {
+        encode(&Value::Described(Box::new(Value::ULong(code)), Box::new(section)), out);
+    };
+    if !annotations.is_empty() {
+        let entries = annotations.into_iter().map(|(key, value)| (Value::symbol(key), value));
+        section(0x72, Value::Map(entries.collect()), &mut out);
+    }
+    if correlation != Value::Null {
+        let mut properties = vec![Value::Null; 5];
+        properties.push(correlation);
+        section(0x73, Value::List(properties), &mut out);
+    }
+    if !application.is_empty() {
+        let entries = application.into_iter().map(|(key, value)| (Value::string(key), value));
+        section(0x74, Value::Map(entries.collect()), &mut out);
+    }
+    section(0x75, Value::Binary(Bytes::copy_from_slice(body)), &mut out);
+    out
 }
 
 /// Encodes the answer to a put-token: correlation-id, integer status-code (any other type makes the C SDK fail) and

@@ -5,6 +5,8 @@
 //!    connection  protocol headers, SASL, open/begin/end/close: bytes -> state -> bytes; no IO
 //!      attach, link, settle   who may hold a link; flow and transfer; telemetry into the log and outcomes back
 //!        cbs         put-token and what a link's identity may do
+//!        outgoing    messages to the peer: credit, frames, those that wait
+//!        twin, method   links of twins and methods: requests and answers
 //!        message     sections, batches, properties
 //!        skim        lean mode: the same bytes walked for nothing but the bodies; transfer headers read without allocation
 //!      frame, value  framing and the type system
@@ -17,6 +19,9 @@ pub(crate) mod driver;
 pub(crate) mod frame;
 pub(crate) mod link;
 pub(crate) mod message;
+pub(crate) mod method;
+pub(crate) mod outgoing;
 pub(crate) mod settle;
 pub(crate) mod skim;
+pub(crate) mod twin;
 pub(crate) mod value;

@@ -90,6 +90,9 @@ async fn faults_are_set_by_json() {
             json!({"kind": "reject_message", "condition": "amqp:x", "property": ["a", "b"]}),
             json!({"kind": "expire_tokens", "older_than_ms": 5, "duration_ms": 60_000}),
             json!({"kind": "slow", "bytes_per_second": 1000}),
+            json!({"kind": "drop_desired", "count": 1}),
+            json!({"kind": "delay_twins", "ms": 5}),
+            json!({"kind": "refuse_twins", "status": 429, "device": "edge1"}),
             json!({"kind": "detach_links"}),
             json!({"kind": "drop_connections"}),
         ] {
@@ -98,7 +101,7 @@ async fn faults_are_set_by_json() {
         }
         let listed = get(&hub, "/faults").await;
         let listed = listed.as_array().expect("list");
-        assert_eq!(listed.len(), 8, "momentary ones are over");
+        assert_eq!(listed.len(), 11, "momentary ones are over");
         let first = format!("/faults/{}", listed[0]["id"]);
         assert_eq!(admin(&hub, "DELETE", &first, "").await.0, 204);
         assert_eq!(admin(&hub, "DELETE", &first, "").await.0, 404);

@@ -6,3 +6,4 @@ mod faults;
 mod login;
 mod scope;
 mod telemetry;
+mod twins;
