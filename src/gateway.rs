@@ -11,12 +11,14 @@ mod daemon;
 mod descriptors;
 mod examine;
 mod forecast;
+mod hub;
 mod live;
 mod prepare;
 mod pumps;
 mod readiness;
 mod removed;
 mod settings;
+mod twin;
 
 use std::io;
 use std::net::SocketAddr;
@@ -48,13 +50,12 @@ use crate::pump::store_logs::StoreLogs;
 use crate::store::disk::RealDisk;
 use crate::store::{self, Health, Store};
 use crate::upstream::Upstream;
-use crate::upstream::refresh::ScopeRefresher;
-use crate::upstream::scope_api::ScopeApi;
 
-use self::configuration::{Configuration, FileWatch, First};
+use self::configuration::{Configuration, First};
 use self::daemon::FromDaemon;
 pub use self::examine::examine;
 use self::forecast::{LastSample, Sampler};
+use self::hub::ToHub;
 use self::live::{LIVE_WINDOWS_MAX, LiveWatch};
 use self::prepare::Prepared;
 pub use self::prepare::{Problem, Problems};
@@ -153,15 +154,7 @@ impl Gateway {
         let (stops, tasks) = (Stops::default(), Tasks::default());
         let (scope, scope_saved) = load_scope(&config, &metrics);
 
-        let upstream = Upstream::new(
-            upstream_config.clone(),
-            Arc::clone(&scope),
-            Arc::clone(&metrics),
-            Arc::clone(&clock),
-            tasks.upstream.clone(),
-        );
-        let api = ScopeApi::new(upstream_config, Arc::clone(&clock), tasks.upstream.clone());
-        let refresher = ScopeRefresher::new(api, Arc::clone(&scope), Arc::clone(&metrics));
+        let hub = ToHub::new(upstream_config, &scope, &metrics, &clock, &tasks.upstream);
 
         let listener = bind(&config.mqtt.bind).await?;
         let mqtt = listener.local_addr().map_err(listen_error(&config.mqtt.bind))?;
@@ -186,9 +179,10 @@ impl Gateway {
             stops,
             tasks,
         };
-        gateway.run_upstream(&upstream, &refresher);
-        let configuration = gateway.run_configuration(first, asked, &config, &clock);
-        let live = gateway.run_live(&upstream, configuration.live_first(), &config);
+        gateway.run_hub(&hub);
+        let configuration = gateway.configuration(first, &config, &clock);
+        let live = gateway.run_live(&hub.upstream, configuration.live_first(), &config);
+        let ToHub { upstream, refresher } = hub.clone();
         gateway.run_pumps(upstream, Arc::clone(&clock), settings::of_pumps(&config));
         gateway.run_removed(&clock);
         let sample = gateway.run_sampler(&config, &clock);
@@ -200,6 +194,7 @@ impl Gateway {
         let authenticator = Arc::new(authenticator.not_before(scope_saved));
         let roster = Roster::new(config.mqtt.clients_max as usize);
         gateway.run_standing_check(&authenticator, &roster, refresher.refreshed());
+        gateway.run_source(asked, &config, &clock, &hub, &configuration, &roster);
         let front = Front {
             config: settings::of_connections(&config),
             authenticator: Arc::clone(&authenticator),
@@ -257,14 +252,6 @@ impl Gateway {
         info!("stopped");
     }
 
-    fn run_upstream(&self, upstream: &Arc<Upstream>, refresher: &Arc<ScopeRefresher>) {
-        let stop = self.stops.upstream.clone();
-        let (running, until) = (Arc::clone(upstream), stop.clone());
-        self.tasks.upstream.spawn(async move { running.run(until).await });
-        let (refresher, connected) = (Arc::clone(refresher), upstream.connected());
-        self.tasks.upstream.spawn(async move { refresher.run(connected, stop).await });
-    }
-
     /// A pump for each queue that feeds the upstream, those found on disk and those created later.
     fn run_pumps(&self, upstream: Arc<Upstream>, clock: SharedClock, config: pump::Config) {
         let pumps = Pumps {
@@ -284,11 +271,10 @@ impl Gateway {
         self.tasks.pumps.spawn(pumps.run());
     }
 
-    /// What messages are routed by, and its changes while it runs.
-    fn run_configuration(
+    /// What messages are routed by.
+    fn configuration(
         &self,
         first: First,
-        asked: mpsc::Receiver<()>,
         config: &Arc<Config>,
         clock: &SharedClock,
     ) -> Arc<Configuration> {
@@ -298,10 +284,7 @@ impl Gateway {
             metrics: Arc::clone(&self.metrics),
             clock: Arc::clone(clock),
         };
-        let configuration = Configuration::new(first, parts);
-        let watch = FileWatch::new(Arc::clone(&configuration), asked);
-        self.tasks.upstream.spawn(watch.run(self.stops.upstream.clone()));
-        configuration
+        Configuration::new(first, parts)
     }
 
     /// The gate of the live-first routes: shut until the first of them is `wanted`.

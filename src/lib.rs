@@ -22,8 +22,9 @@
 //! Where a PUBACK is decided: [`session::Session::on_durable`] is the only place that releases one for a routed
 //! message, and it takes a [`store::Durable`], which only the store's writer can make, after `fdatasync` returned.
 //!
-//! Slow plane: [`desired`] (routes from the `$edgeHub` document), [`auth::scope`] (who may connect), [`edged`] (the IoT Edge
-//! daemon: signatures, the server's certificate, swapped in place), [`admin`] (metrics, health). [`gateway`] is the only module that knows everyone.
+//! Slow plane: [`desired`] (routes from the `$edgeHub` document, a file or what [`upstream::twin`] brings), [`auth::scope`] (who
+//! may connect), [`edged`] (the IoT Edge daemon: signatures, the server's certificate, swapped in place), [`admin`] (metrics,
+//! health). [`gateway`] is the only module that knows everyone.
 
 // A Raspberry Pi 4 has neither: the first handshake would be an illegal instruction, since `ring` asks the processor only
 // for what the compiler was not told. `-C target-cpu=cortex-a72` tells it so, wrongly for a Pi.

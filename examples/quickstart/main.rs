@@ -73,6 +73,13 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     async fn start(options: &'a Options) -> Self {
         let site = LocalSite::start(options.devices).await;
+        // As "Set Modules" deploys it.
+        let desired = serde_json::json!({
+            "schemaVersion": "1.1",
+            "routes": {"toHub": "FROM /messages/* INTO $upstream"},
+            "storeAndForwardConfiguration": {"timeToLiveSecs": -1}
+        });
+        site.hub.put_desired(site::EDGE, Some("$edgeHub"), &desired);
         let ports = site.hub.ports();
         println!(
             "PKI      tenant CA, edge CA, hub CA and {} device certificates, made just now",

@@ -10,7 +10,7 @@ const ENGINE: &str = "there is no RocksDB here; see storeSettings__*";
 const NET: &str = "there is no DotNetty here: the front end sizes itself";
 const BATCHES: &str = "batches fill up to the hub's 256 KB by themselves";
 const PROBES: &str = "the upstream connection tells by itself when it is down";
-const TWINS: &str = "twins and methods are not served yet";
+const TWINS: &str = "twins and methods of devices and modules are not served yet";
 const DAEMON: &str = "IotHubConnectionString is set: the IoT Edge daemon is not asked";
 const OTHER_FRONT: &str = "there is no AMQP or HTTPS front end yet, only MQTT";
 const TESTS: &str = "a test switch of the reference";
@@ -53,11 +53,8 @@ pub(super) const IGNORED: &[(&str, &str)] = &[
     ("UseServerHeartbeat", "the heartbeat is always on"),
     ("ConnectivityCheckFrequencySecs", PROBES),
     ("MinTwinSyncPeriodSecs", TWINS),
-    ("ReportedPropertiesSyncFrequencySecs", TWINS),
     ("TwinManagerVersion", TWINS),
     ("EncryptTwinStore", TWINS),
-    ("ConfigRefreshFrequencySecs", "routes come from edgeHubTwinFile for now"),
-    ("configSource", "routes come from edgeHubTwinFile for now"),
     ("MaxUpstreamBatchSize", BATCHES),
     ("UpstreamFanOutFactor", BATCHES),
     ("CacheTokens", AUTH),

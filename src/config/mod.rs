@@ -86,6 +86,8 @@ pub struct Config {
     pub storage: PathBuf,
     /// The `$edgeHub` desired document (`edgeHubTwinFile`).
     pub desired_file: Option<PathBuf>,
+    /// How the `$edgeHub` twin is kept; `None` = it is not asked (`edgeHubTwinFile` is set, or `configSource` is `local`).
+    pub twin: Option<Twin>,
     /// Time to live before a document says otherwise, in seconds; 0 = for ever (`storeAndForward__timeToLiveSecs`).
     pub default_ttl_secs: u32,
     /// The MQTT front end.
@@ -262,6 +264,15 @@ pub struct ScopeRefresh {
     pub every: Duration,
     /// Least time between fetches on demand (`DeviceScopeCacheRefreshDelaySecs`).
     pub on_demand_every: Duration,
+}
+
+/// Our own twin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Twin {
+    /// Time between full reads (`ConfigRefreshFrequencySecs`).
+    pub refresh_every: Duration,
+    /// Least time between changes of reported properties (`ReportedPropertiesSyncFrequencySecs`).
+    pub report_every: Duration,
 }
 
 /// The durable queues (`storeSettings__*`, own names).

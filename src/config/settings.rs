@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use super::reader::Reader;
 use super::{
-    Bind, Config, ConfigError, Env, LogLevel, MetricsListener, Mqtt, ScopeRefresh, Store, Upstream,
+    Bind, Config, ConfigError, Env, LogLevel, MetricsListener, Mqtt, ScopeRefresh, Store, Twin,
+    Upstream,
 };
 use crate::desired::STORE_BYTES_MIN;
 use crate::store::WhenFull;
@@ -59,6 +60,7 @@ impl Reader {
         let storage = self.storage();
         // Not looked at yet: when it cannot be read, the last good document may serve (`gateway`).
         let desired_file = self.take("edgeHubTwinFile", "").map(PathBuf::from);
+        let twin = self.twin(desired_file.is_some());
         let default_ttl_secs = self.default_ttl();
         let mqtt = self.mqtt();
         let metrics = self.metrics();
@@ -79,6 +81,7 @@ impl Reader {
             trust_bundle: trust_bundle?,
             storage: storage?,
             desired_file,
+            twin,
             default_ttl_secs,
             mqtt,
             metrics,
@@ -89,6 +92,42 @@ impl Reader {
             warnings: Vec::new(),
             rows: Vec::new(),
         })
+    }
+
+    /// A file is for a gateway that stands alone: then the twin is not asked.
+    fn twin(&mut self, has_file: bool) -> Option<Twin> {
+        const NAME: &str = "configSource";
+        let default = if has_file { "local" } else { "twin" };
+        let source = self.take(NAME, default).unwrap_or_else(|| default.to_owned());
+        let twin = Twin {
+            refresh_every: self.seconds("ConfigRefreshFrequencySecs", 3600, 1, 7 * 86_400),
+            report_every: self.seconds("ReportedPropertiesSyncFrequencySecs", 5, 1, 3600),
+        };
+        if has_file || !source.eq_ignore_ascii_case("twin") {
+            for name in ["ConfigRefreshFrequencySecs", "ReportedPropertiesSyncFrequencySecs"] {
+                if self.is_set(name) {
+                    self.warnings.push(format!("{name}: without effect, the twin is not asked"));
+                }
+            }
+        }
+        match source.to_ascii_lowercase().as_str() {
+            "twin" if has_file => {
+                self.warnings.push(format!(
+                    "{NAME}: edgeHubTwinFile is set, so the file counts and the twin is not asked; take one of them out"
+                ));
+                None
+            }
+            "twin" => Some(twin),
+            "local" => None,
+            _ => {
+                self.problem(
+                    NAME,
+                    format!("{source:?} is no source"),
+                    "Write twin or local (with edgeHubTwinFile)",
+                );
+                None
+            }
+        }
     }
 
     /// `None` inside: the daemon's.

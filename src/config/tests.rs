@@ -188,6 +188,34 @@ fn every_setting_is_honoured_in_any_case_and_with_colons() {
 }
 
 #[test]
+fn routes_come_from_the_twin_unless_a_file_is_given() {
+    let dir = folder();
+    let file = dir.path().join("twin.json").display().to_string();
+    let twin = |source: &str, file: &str| {
+        let env = good(dir.path())
+            .with("configSource", source)
+            .with("edgeHubTwinFile", file)
+            .with("ConfigRefreshFrequencySecs", "60")
+            .with("ReportedPropertiesSyncFrequencySecs", "7");
+        let config = Config::read(&env).unwrap();
+        let idle = config.warnings.iter().filter(|w| w.contains("without effect")).count();
+        assert_eq!(idle, if config.twin.is_some() { 0 } else { 2 }, "{:?}", config.warnings);
+        (config.twin.is_some(), config.warnings.iter().any(|w| w.starts_with("configSource: ")))
+    };
+    assert_eq!(twin("", ""), (true, false));
+    assert_eq!(twin("Twin", ""), (true, false));
+    assert_eq!(twin("local", ""), (false, false));
+    assert_eq!(twin("", &file), (false, false));
+    assert_eq!(twin("local", &file), (false, false));
+    assert_eq!(twin("twin", &file), (false, true));
+    assert_eq!(problems_with("configSource", "cloud"), ["configSource: \"cloud\" is no source"]);
+    let env = good(dir.path()).with("ConfigRefreshFrequencySecs", "60");
+    let expected =
+        Twin { refresh_every: Duration::from_secs(60), report_every: Duration::from_secs(5) };
+    assert_eq!(Config::read(&env).unwrap().twin, Some(expected));
+}
+
+#[test]
 fn an_empty_environment_is_told_completely() {
     let error = Config::read(&MapEnv::default()).unwrap_err();
     let names: Vec<&str> = error.problems.iter().map(|p| p.name.as_str()).collect();

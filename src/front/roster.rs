@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::identity::Identity;
@@ -17,6 +18,8 @@ use crate::identity::Identity;
 pub struct Roster {
     clients_max: usize,
     seats: Mutex<Seats>,
+    /// Turns with every change of the seats.
+    changed: watch::Sender<()>,
 }
 
 #[derive(Debug, Default)]
@@ -59,7 +62,7 @@ impl Displaced {
 impl Roster {
     /// An empty roster for at most `clients_max` clients (devices and modules together).
     pub fn new(clients_max: usize) -> Arc<Self> {
-        Arc::new(Self { clients_max, seats: Mutex::default() })
+        Arc::new(Self { clients_max, seats: Mutex::default(), changed: watch::Sender::new(()) })
     }
 
     /// Seats `identity`, displacing an older connection of the same identity (whose `leave` is
@@ -83,8 +86,20 @@ impl Roster {
             old.leave.cancel();
             Displaced(old.gone)
         });
+        drop(seats);
+        self.changed.send_replace(());
         let seat = Seat { roster: Arc::clone(self), identity: identity.clone(), occupant };
         Ok((seat, displaced))
+    }
+
+    /// Tells that somebody came or left, many such at once; who it was is in [`Roster::seats`].
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Who is connected. The number is another one for another connection of the same identity.
+    pub fn seats(&self) -> Vec<(Identity, u64)> {
+        self.lock().live.iter().map(|(who, occupant)| (who.clone(), occupant.serial)).collect()
     }
 
     /// How many are connected.
@@ -133,6 +148,7 @@ impl Drop for Seat {
         let mut seats = self.roster.lock();
         if seats.live.get(&self.identity).is_some_and(|o| o.serial == self.occupant.serial) {
             seats.live.remove(&self.identity);
+            self.roster.changed.send_replace(());
         }
         drop(seats);
         self.occupant.gone.cancel();
@@ -191,6 +207,28 @@ mod tests {
         let (_a, _) = roster.enter(&who("a"), CancellationToken::new()).unwrap();
         assert_eq!(roster.enter(&who("b"), CancellationToken::new()).unwrap_err(), Full(1));
         assert!(roster.enter(&who("a"), CancellationToken::new()).is_ok());
+    }
+
+    #[tokio::test]
+    async fn each_change_of_the_seats_is_told() {
+        let roster = Roster::new(2);
+        let mut changes = roster.changes();
+        let mut told = || {
+            changes.has_changed().unwrap() && {
+                changes.mark_unchanged();
+                true
+            }
+        };
+        assert!(!told());
+        let (first, _) = roster.enter(&who("a"), CancellationToken::new()).unwrap();
+        assert!(told());
+        let before = roster.seats();
+        let (second, _) = roster.enter(&who("a"), CancellationToken::new()).unwrap();
+        assert!(told() && roster.seats() != before, "another connection");
+        drop(first);
+        assert!(!told() && roster.seats().len() == 1, "it had left already");
+        drop(second);
+        assert!(told() && roster.seats().is_empty());
     }
 
     #[tokio::test]

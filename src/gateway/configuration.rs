@@ -42,6 +42,8 @@ use crate::store::{Disk, RealDisk, Store};
 pub(super) enum Origin {
     /// The configured file.
     File,
+    /// The `$edgeHub` twin.
+    Twin,
     /// The last good document on disk.
     LastGood,
     /// There is none: everything goes upstream.
@@ -53,6 +55,7 @@ impl Origin {
     fn label(self) -> &'static str {
         match self {
             Self::File => "file",
+            Self::Twin => "twin",
             Self::LastGood => "last_good",
             Self::Default => "default",
         }
@@ -63,6 +66,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::File => "edgeHubTwinFile",
+            Self::Twin => "the $edgeHub twin",
             Self::LastGood => "the last good document",
             Self::Default => "the built-in default",
         })
@@ -78,6 +82,15 @@ pub(super) enum Occasion {
     Quiet,
     /// It is written over and over. What is refused may be half of a document: nobody hears of it.
     Unquiet,
+}
+
+/// What came of an offer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Offered {
+    /// It is in force, but for the routes that are set aside, with why.
+    InForce(Vec<String>),
+    /// It was refused as a whole: every problem.
+    Refused(Vec<String>),
 }
 
 /// A document that was refused as a whole.
@@ -236,19 +249,37 @@ impl Configuration {
         origin: Origin,
         offered: Result<String, Refusal>,
         occasion: Occasion,
-    ) {
+    ) -> Offered {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        match offered.and_then(|text| Accepted::judge(text, &self.parts.config)) {
-            Ok((Accepted { text, .. }, _)) if state.is_in_force(&text) => {
-                unchanged(&mut state, origin, occasion);
+        let came = match offered.and_then(|text| Accepted::judge(text, &self.parts.config)) {
+            Ok((accepted, compiled)) => {
+                let set_aside = compiled.set_aside().map(str::to_owned).collect();
+                if state.is_in_force(&accepted.text) {
+                    unchanged(&mut state, origin, occasion);
+                } else {
+                    self.accept(&mut state, origin, accepted, compiled);
+                }
+                Offered::InForce(set_aside)
             }
-            Ok((accepted, compiled)) => self.accept(&mut state, origin, accepted, compiled),
-            Err(_) if occasion == Occasion::Unquiet => return,
-            Err(refusal) => self.refuse(&mut state, origin, refusal, occasion),
-        }
+            Err(refusal) => {
+                let problems = refusal.error.problems.clone();
+                if occasion == Occasion::Unquiet {
+                    return Offered::Refused(problems);
+                }
+                self.refuse(&mut state, origin, refusal, occasion);
+                Offered::Refused(problems)
+            }
+        };
         // Also what was in force before: it may have failed.
         keep(&mut state, &self.parts);
         self.tell(&state);
+        came
+    }
+
+    /// Whether there never was a document, good or bad.
+    pub(super) fn has_none(&self) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.accepted.is_none() && state.refused.is_none()
     }
 
     /// Tries again now and then to keep the document in force, if that failed; to be called at each look at the file.

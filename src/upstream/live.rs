@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use fe2o3_amqp::Sender;
 use fe2o3_amqp::link::delivery::Sendable;
+use fe2o3_amqp::session::SessionHandle;
 use fe2o3_amqp_types::definitions::Fields;
 use fe2o3_amqp_types::messaging::{Batch, Data, Message as AmqpMessage, Source};
 use fe2o3_amqp_types::primitives::{Symbol, Value};
@@ -382,7 +383,7 @@ impl Live {
     }
 
     /// B3; `edgehub.md` 8.1.
-    fn link_properties(&self, name: &ClientName, model: Option<&str>) -> Fields {
+    pub(super) fn link_properties(&self, name: &ClientName, model: Option<&str>) -> Fields {
         let config = self.config();
         let chain = names::auth_chain(name, &config.edge, &self.shared.scope);
         let mut fields = Fields::new();
@@ -396,6 +397,16 @@ impl Live {
             set("com.microsoft:model-id", model);
         }
         fields
+    }
+
+    /// Ourselves.
+    pub(super) fn own(&self) -> &ClientName {
+        &self.shared.own
+    }
+
+    /// A session outside of what telemetry shares. `None`: the connection is ending.
+    pub(super) async fn session(&self) -> Option<SessionHandle<()>> {
+        self.sessions.begin().await
     }
 
     fn tracker(&self) -> &TaskTracker {

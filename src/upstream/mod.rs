@@ -1,7 +1,7 @@
 //! The way to IoT Hub: one AMQP 1.0 connection over TLS that carries every identity, and the scope API.
 //!
-//! Owns: [`Upstream`] (a [`Deliver`]), its connection, the tokens and links on it, and [`scope_api`] with the
-//! [`refresh::ScopeRefresher`].
+//! Owns: [`Upstream`] (a [`Deliver`]), its connection, the tokens and links on it, our own module's [`twin`], and
+//! [`scope_api`] with the [`refresh::ScopeRefresher`].
 //! Invariants: every identity speaks under its own name (its own put-token, its own link, the authentication chain that
 //! ends with this edge device); order within a sender is the caller's (one delivery at a time) and kept here; a message is
 //! `Delivered` only after the hub accepted it; keys and tokens never reach a log.
@@ -34,6 +34,7 @@ mod sending;
 mod sessions;
 pub mod tls;
 mod token;
+pub mod twin;
 
 #[cfg(test)]
 mod tests;
@@ -288,6 +289,19 @@ impl Upstream {
         }
     }
 
+    /// The connection that stands, as soon as there is one.
+    async fn standing(&self) -> Arc<Live> {
+        let mut live = self.live.subscribe();
+        let stands = |live: &Option<Arc<Live>>| {
+            live.as_ref().is_some_and(|live| !live.severed.is_cancelled())
+        };
+        let standing = match live.wait_for(stands).await {
+            Ok(live) => live.clone(),
+            Err(_) => None,
+        };
+        standing.expect("the sending half is ours: it cannot be gone")
+    }
+
     fn publish(&self, live: Option<Arc<Live>>) {
         let connected = live.is_some();
         if let Some(old) = self.live.send_replace(live) {
@@ -359,12 +373,7 @@ impl Upstream {
 impl Deliver for Upstream {
     fn ready(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
-            let mut live = self.live.subscribe();
-            let stands = |live: &Option<Arc<Live>>| {
-                live.as_ref().is_some_and(|live| !live.severed.is_cancelled())
-            };
-            // The sending half is ours: it cannot be gone.
-            let _ = live.wait_for(stands).await;
+            self.standing().await;
         })
     }
 

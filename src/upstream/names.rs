@@ -9,11 +9,16 @@ use crate::iothub::sas::url_encode;
 
 /// `/devices/{d}[/modules/{m}]/messages/events`: target of the telemetry link and `to` of its messages (B3, B4).
 pub(super) fn telemetry_address(name: &ClientName) -> String {
+    address(name, "messages/events")
+}
+
+/// `/devices/{d}[/modules/{m}]/{resource}` (B3).
+pub(super) fn address(name: &ClientName, resource: &str) -> String {
     let device = url_encode(name.device().as_str());
     match name.module() {
-        None => format!("/devices/{device}/messages/events"),
+        None => format!("/devices/{device}/{resource}"),
         Some(module) => {
-            format!("/devices/{device}/modules/{}/messages/events", url_encode(module.as_str()))
+            format!("/devices/{device}/modules/{}/{resource}", url_encode(module.as_str()))
         }
     }
 }

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Mutex, Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
@@ -27,6 +27,7 @@ pub struct ScopeRefresher {
     scope: Arc<Scope>,
     metrics: Arc<Metrics>,
     asked: Notify,
+    on_demand: Mutex<()>,
     /// When a refresh last succeeded.
     refreshed: watch::Sender<Option<Instant>>,
 }
@@ -35,12 +36,28 @@ impl ScopeRefresher {
     /// Does nothing until [`ScopeRefresher::run`] runs.
     pub fn new(api: ScopeApi, scope: Arc<Scope>, metrics: Arc<Metrics>) -> Arc<Self> {
         let refreshed = watch::Sender::new(None);
-        Arc::new(Self { api, scope, metrics, asked: Notify::new(), refreshed })
+        Arc::new(Self {
+            api,
+            scope,
+            metrics,
+            asked: Notify::new(),
+            on_demand: Mutex::new(()),
+            refreshed,
+        })
     }
 
     /// Asks for a refresh soon: someone is unknown to the scope. Many asks are one; the gap since the last refresh is kept.
     pub fn request_refresh(&self) {
         self.asked.notify_one();
+    }
+
+    /// Refreshes at once, whatever the gap. One at a time.
+    ///
+    /// # Errors
+    /// Why it was not refreshed; what was known stays valid.
+    pub async fn refresh_now(&self) -> Result<usize, ScopeFetchError> {
+        let _turn = self.on_demand.lock().await;
+        self.refresh().await
     }
 
     /// Monotonic time of the last successful refresh.

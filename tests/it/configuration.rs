@@ -13,7 +13,7 @@ use crate::process::Process;
 use crate::support::{BINARY, World, eventually, get, metrics, series};
 
 /// A document with these routes.
-fn document(routes: Value) -> Value {
+pub(crate) fn document(routes: Value) -> Value {
     json!({
         "schemaVersion": "1.1",
         "routes": routes,
@@ -21,7 +21,7 @@ fn document(routes: Value) -> Value {
     })
 }
 
-fn upstream(priority: u8) -> Value {
+pub(crate) fn upstream(priority: u8) -> Value {
     document(json!({"all": {"route": "FROM /messages/* INTO $upstream", "priority": priority}}))
 }
 
@@ -32,7 +32,7 @@ fn counted(text: &str, event: &str, reason: &str) -> f64 {
     series(text, "sphere_gateway_events_total", &labels)
 }
 
-async fn until_counted(gateway: &Gateway, event: &str, reason: &str, times: f64) {
+pub(crate) async fn until_counted(gateway: &Gateway, event: &str, reason: &str, times: f64) {
     eventually(&format!("{event} {reason}: {times}"), async || {
         counted(&metrics(gateway).await, event, reason) >= times
     })
@@ -40,7 +40,7 @@ async fn until_counted(gateway: &Gateway, event: &str, reason: &str, times: f64)
 }
 
 /// Waits for the answer of `/healthz` that contains `words`, which is no failure.
-async fn until_warned(gateway: &Gateway, words: &str) {
+pub(crate) async fn until_warned(gateway: &Gateway, words: &str) {
     eventually(words, async || {
         let answer = get(gateway, "/healthz").await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
@@ -49,7 +49,7 @@ async fn until_warned(gateway: &Gateway, words: &str) {
     .await;
 }
 
-async fn no_disconnect(gateway: &Gateway) {
+pub(crate) async fn no_disconnect(gateway: &Gateway) {
     let text = metrics(gateway).await;
     assert_eq!(series(&text, "edgehub_client_disconnect_total", &[]), 0.0);
 }

@@ -32,4 +32,5 @@ mod routes;
 mod routes_check;
 mod startup;
 mod support;
+mod twin;
 mod volume;

@@ -1,14 +1,15 @@
-//! The document that a start begins with: the configured one, or the last good one when that cannot be used.
+//! The document that a start begins with: the configured one, or the last good one when that cannot be used or when the
+//! twin is still to come.
 //!
 //! Owns: the choice. Must not know: what the gateway does with it.
 
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use super::{Accepted, Compiled, Origin, Refusal, file};
 use crate::clock::UnixMillis;
 use crate::config::Config;
 use crate::desired::last_good::{Kept, LastGood, Loaded};
-use crate::desired::{Desired, DesiredError};
+use crate::desired::{DEFAULT_ROUTE, Desired, DesiredError};
 
 /// The name of the last good document, beside the scope's.
 const FILE: &str = "desired.json";
@@ -37,8 +38,9 @@ impl First {
         config: &Config,
         now: UnixMillis,
     ) -> Result<Self, DesiredError> {
-        let Some(configured) = configured(config) else {
-            return Ok(Self::without_document(config, now));
+        let configured = match configured(config) {
+            None if config.twin.is_none() => return Ok(Self::without_document(config, now)),
+            configured => configured,
         };
         let edge = config.connection.device.clone();
         let (last_good, loaded) = LastGood::load(config.storage.join(FILE), edge);
@@ -51,29 +53,25 @@ impl First {
             warn!("{loaded}");
         }
         let mut first = match (configured, loaded) {
-            (Ok((accepted, compiled)), loaded) => {
+            (None, loaded) => Self::before_twin(config, now, loaded),
+            (Some(Ok((accepted, compiled))), loaded) => {
                 let since = match loaded {
                     Loaded::Kept(kept) if kept.text == accepted.text => kept.accepted,
                     _ => now,
                 };
                 Self::of(Origin::File, accepted, since, compiled)
             }
-            (Err(refusal), Loaded::Kept(Kept { text, desired, accepted })) => {
+            (Some(Err(refusal)), Loaded::Kept(Kept { text, desired, accepted })) => {
                 error!(
                     "edgeHubTwinFile: {}. In its place the last good one serves, {}: correct the document, it is read again when \
                      it changes",
                     refusal.error,
                     super::of_time(accepted)
                 );
-                // It ran when it was accepted: what an older version understood is not judged again.
-                let compiled = Compiled::new(&desired, config);
-                let kept = Accepted { text, desired };
-                Self {
-                    refusal: Some(refusal),
-                    ..Self::of(Origin::LastGood, kept, accepted, compiled)
-                }
+                let kept = Kept { text, desired, accepted };
+                Self { refusal: Some(refusal), ..Self::kept(config, kept) }
             }
-            (Err(Refusal { mut error, .. }), loaded) => {
+            (Some(Err(Refusal { mut error, .. })), loaded) => {
                 // It may be the shorter way to a gateway that runs.
                 if not_loaded.is_some() {
                     error.problems.push(loaded.to_string());
@@ -104,6 +102,31 @@ impl First {
             Some(Ok((_, compiled))) => Ok(compiled),
             Some(Err(refusal)) => Err(refusal.error),
         }
+    }
+
+    /// What serves at once, until the twin is read. The reference does not listen before it has a configuration; here a
+    /// device that can reach the gateway is served: what the default route keeps goes where every usual route leads.
+    fn before_twin(config: &Config, now: UnixMillis, loaded: Loaded) -> Self {
+        match loaded {
+            Loaded::Kept(kept) => {
+                let since = super::of_time(kept.accepted);
+                info!("until the $edgeHub twin is read, {since} serves");
+                Self::kept(config, kept)
+            }
+            _ => {
+                info!(
+                    "no configuration is known yet: until the $edgeHub twin is read, the built-in default serves \
+                     ({DEFAULT_ROUTE:?}), so that nothing is lost"
+                );
+                Self::without_document(config, now)
+            }
+        }
+    }
+
+    /// It ran when it was accepted: what an older version understood is not judged again.
+    fn kept(config: &Config, Kept { text, desired, accepted }: Kept) -> Self {
+        let compiled = Compiled::new(&desired, config);
+        Self::of(Origin::LastGood, Accepted { text, desired }, accepted, compiled)
     }
 
     fn without_document(config: &Config, now: UnixMillis) -> Self {

@@ -431,6 +431,51 @@ fn a_last_good_document_that_cannot_be_read_is_told_as_such() {
     assert!(error.problems[1].contains("was set aside as"), "{error}");
 }
 
+/// The environment of a gateway that goes by the twin: blank is not set.
+const BY_TWIN: (&str, &str) = ("edgeHubTwinFile", "");
+
+#[test]
+fn until_the_twin_is_read_the_last_good_document_serves_or_the_default() {
+    let place = Place::new();
+    let running = place.start(&[BY_TWIN]);
+    running.check(&["default"], &[]);
+    assert!(running.configuration.has_none());
+    assert_eq!(running.events("configuration_applied", "default"), 1);
+    let offer = |running: &Running, text: &str| {
+        running.configuration.offer(Origin::Twin, Ok(text.to_owned()), Occasion::Quiet)
+    };
+
+    // Refused before there ever was one: the default goes on, and nothing is kept.
+    let Offered::Refused(problems) = offer(&running, r#"{"$version":2}"#) else { panic!() };
+    assert!(problems.iter().any(|problem| problem.contains("schemaVersion")), "{problems:?}");
+    running.check(&["default"], &["the $edgeHub twin is refused ("]);
+    assert!(!place.kept().exists() && !running.configuration.has_none());
+
+    let good = document(&[("r", ALL)], "");
+    assert_eq!(offer(&running, &good), Offered::InForce(Vec::new()));
+    running.check(&["r"], &[]);
+    let mixed = document(&[("s", ALL), ("bad", "FROM nowhere")], "");
+    let Offered::InForce(set_aside) = offer(&running, &mixed) else { panic!() };
+    assert!(matches!(&set_aside[..], [why] if why.contains("\"bad\"")), "{set_aside:?}");
+    assert_eq!(offer(&running, &mixed), Offered::InForce(set_aside), "told again");
+    assert_eq!(running.events("configuration_applied", "twin"), 2);
+
+    // The next start has it at once, whatever the twin says by now.
+    offer(&running, "{}");
+    drop(running);
+    let running = place.start(&[BY_TWIN]);
+    running.check(&["s"], &["1 routes are set aside"]);
+    assert_eq!(running.events("configuration_applied", "last_good"), 1);
+    assert!(matches!(offer(&running, &mixed), Offered::InForce(_)));
+    assert_eq!(running.events("configuration_applied", "twin"), 0, "it is the one in force");
+    drop(running);
+
+    std::fs::write(place.kept(), "damaged").unwrap();
+    let running = place.start(&[BY_TWIN]);
+    running.check(&["default"], &[]);
+    assert_eq!(running.events("configuration_kept", "set_aside"), 1);
+}
+
 #[test]
 fn limits_and_live_first_follow_the_document() {
     let place = Place::new();

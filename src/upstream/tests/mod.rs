@@ -30,16 +30,16 @@ use crate::metrics::Metrics;
 const HUB: &str = "contoso.azure-devices.net";
 const KEY: &str = "a2V5IG9mIGVkZ2VIdWIsIGZvciB0ZXN0cw==";
 /// A bound that no healthy run comes near: a test that hangs fails here.
-const LONG: Duration = Duration::from_secs(60);
+pub(super) const LONG: Duration = Duration::from_secs(60);
 
 /// A hub, and an upstream that dials it.
-struct Lab {
-    hub: HubDouble,
-    upstream: Arc<Upstream>,
+pub(super) struct Lab {
+    pub(super) hub: HubDouble,
+    pub(super) upstream: Arc<Upstream>,
     scope: Arc<Scope>,
     config: Config,
-    stop: CancellationToken,
-    tracker: TaskTracker,
+    pub(super) stop: CancellationToken,
+    pub(super) tracker: TaskTracker,
     _folder: TempDir,
 }
 
@@ -63,7 +63,7 @@ fn pki() -> (String, String, rustls::RootCertStore) {
 
 impl Lab {
     /// With children `d1`, `d2`, `d3` of `edge1`, short limits, and whatever else the two closures set.
-    async fn with(
+    pub(super) async fn with(
         hub: impl FnOnce(&mut hub_double::Config),
         upstream: impl FnOnce(&mut Config),
     ) -> Self {
@@ -100,11 +100,11 @@ impl Lab {
         Self { hub, upstream, scope, config, stop, tracker, _folder: folder }
     }
 
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         Self::with(|_| {}, |_| {}).await
     }
 
-    async fn deliver(&self, sender: &Identity, batch: &[Message]) -> Outcome {
+    pub(super) async fn deliver(&self, sender: &Identity, batch: &[Message]) -> Outcome {
         timeout(LONG, async {
             self.upstream.ready().await;
             self.upstream.deliver(sender, batch).await
@@ -131,7 +131,7 @@ impl Lab {
     }
 
     /// Ends everything; when it returns no task of the upstream is left.
-    async fn end(self) {
+    pub(super) async fn end(self) {
         self.stop.cancel();
         self.tracker.close();
         timeout(LONG, self.tracker.wait()).await.expect("no task outlives stop");
@@ -139,7 +139,7 @@ impl Lab {
     }
 }
 
-fn device(id: &str) -> Identity {
+pub(super) fn device(id: &str) -> Identity {
     Identity::vouched(ClientName::Device(DeviceId::parse(id).unwrap()))
 }
 
@@ -165,7 +165,7 @@ fn message(sender: &Identity, seq: u64, body: impl Into<Bytes>) -> Message {
     }
 }
 
-fn messages(sender: &Identity, seqs: std::ops::Range<u64>) -> Vec<Message> {
+pub(super) fn messages(sender: &Identity, seqs: std::ops::Range<u64>) -> Vec<Message> {
     seqs.map(|seq| message(sender, seq, format!("{{\"n\":{seq}}}"))).collect()
 }
 
