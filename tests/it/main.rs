@@ -34,3 +34,4 @@ mod startup;
 mod support;
 mod twin;
 mod volume;
+mod walkthrough;
