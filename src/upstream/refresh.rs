@@ -27,7 +27,8 @@ pub struct ScopeRefresher {
     scope: Arc<Scope>,
     metrics: Arc<Metrics>,
     asked: Notify,
-    on_demand: Mutex<()>,
+    /// One at a time, so that what was read first does not come last.
+    turn: Mutex<()>,
     /// When a refresh last succeeded.
     refreshed: watch::Sender<Option<Instant>>,
 }
@@ -41,7 +42,7 @@ impl ScopeRefresher {
             scope,
             metrics,
             asked: Notify::new(),
-            on_demand: Mutex::new(()),
+            turn: Mutex::new(()),
             refreshed,
         })
     }
@@ -56,7 +57,6 @@ impl ScopeRefresher {
     /// # Errors
     /// Why it was not refreshed; what was known stays valid.
     pub async fn refresh_now(&self) -> Result<usize, ScopeFetchError> {
-        let _turn = self.on_demand.lock().await;
         self.refresh().await
     }
 
@@ -125,6 +125,7 @@ impl ScopeRefresher {
     }
 
     async fn refresh(&self) -> Result<usize, ScopeFetchError> {
+        let _turn = self.turn.lock().await;
         let entries = self.api.fetch().await?;
         let count = entries.len();
         let (scope, now) = (self.scope.clone(), self.api.clock().wall());

@@ -27,6 +27,9 @@ use super::live::Live;
 
 /// First and largest ceiling of the wait before links are opened again on a connection that stands.
 const REOPEN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+/// The same when the whole connection ended soon after they were opened: it may have ended because of them, and telemetry
+/// is to have it to itself for most of the time.
+const REOPEN_AFTER_LOSS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// Links that lasted this long make the next wait a short one again.
 const STABLE_AFTER: Duration = Duration::from_secs(60);
 /// Events that wait for who hears them.
@@ -144,6 +147,7 @@ impl TwinClient {
 
     async fn keep_open(&mut self) {
         let mut backoff = Backoff::new(REOPEN.0, REOPEN.1);
+        let mut after_loss = Backoff::new(REOPEN_AFTER_LOSS.0, REOPEN_AFTER_LOSS.1);
         let mut told = false;
         loop {
             let live = self.upstream.standing().await;
@@ -152,22 +156,32 @@ impl TwinClient {
             let ended = severed.run_until_cancelled(self.serve(&live)).await;
             self.carry_out_last();
             // Two gateways of one name take the links from each other: not every second for ever.
-            if self.now() - since >= STABLE_AFTER {
+            let lasted = self.now() - since >= STABLE_AFTER;
+            if lasted {
                 backoff.reset();
+                after_loss.reset();
                 told = false;
             }
-            // On a new connection everything is new.
-            let Some(why) = ended else { continue };
-            self.upstream.shared.metrics.counted("twin_links_ended", "twin");
-            match told {
-                true => tracing::debug!(%why, "no links for our own twin"),
-                false => tracing::warn!(
-                    %why,
-                    "the links of our own twin ended: trying on; the configuration in force stays"
-                ),
+            if let Some(why) = ended {
+                self.links_ended(&why, told);
+                told = true;
+                severed.run_until_cancelled(tokio::time::sleep(backoff.next_wait())).await;
             }
-            told = true;
-            severed.run_until_cancelled(tokio::time::sleep(backoff.next_wait())).await;
+            // A lost connection shows here or there first.
+            if severed.is_cancelled() && !lasted {
+                tokio::time::sleep(after_loss.next_wait()).await;
+            }
+        }
+    }
+
+    fn links_ended(&self, why: &str, told: bool) {
+        self.upstream.shared.metrics.counted("twin_links_ended", "twin");
+        match told {
+            true => tracing::debug!(%why, "no links for our own twin"),
+            false => tracing::warn!(
+                %why,
+                "the links of our own twin ended: trying on; the configuration in force stays"
+            ),
         }
     }
 

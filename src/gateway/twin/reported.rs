@@ -180,6 +180,17 @@ impl Reported {
         (self.told_status, self.told_clients) = (patch.status, patch.clients);
     }
 
+    /// The hub may have taken `patch`, or not: what it would have changed is told again, and who leaves before that is told
+    /// as gone, or he would be shown until the next start.
+    pub(super) fn unsure(&mut self, patch: &Patch) {
+        for (key, entry) in &patch.clients {
+            if self.told_clients.get(key) != Some(entry) {
+                // Equal to nothing that is ever observed.
+                self.told_clients.insert(key.clone(), Entry::Disconnected(String::new()));
+            }
+        }
+    }
+
     fn difference(&self) -> Map<String, Value> {
         let gone = self.told_clients.keys().filter(|key| !self.clients.contains_key(*key));
         let mut patch: Map<String, Value> = gone.map(|key| (key.clone(), Value::Null)).collect();

@@ -107,6 +107,9 @@ impl Reporter {
                 self.reported.taken(patch);
             }
             Err(error) => {
+                if error == ReportError::Lost {
+                    self.reported.unsure(&patch);
+                }
                 let (reason, wait) = match &error {
                     ReportError::Busy { after, .. } => ("busy", after.unwrap_or(self.every)),
                     ReportError::Lost => ("lost", self.every),

@@ -141,3 +141,16 @@ fn who_finds_no_room_is_counted_and_shown_when_there_is_room() {
     let shown = told(&mut reported);
     assert_eq!(shown["clients"].as_object().unwrap().len(), 100, "50 went and 50 came");
 }
+
+/// A patch without an answer may have been taken: who leaves before the next one would be shown until the next start.
+#[test]
+fn who_leaves_after_a_patch_without_an_answer_is_told_as_gone() {
+    let mut reported = begun();
+    reported.observe(&[(who("d1"), 1), (who("d2"), 2)], NOW);
+    let lost = reported.patch().unwrap();
+    reported.unsure(&lost);
+    reported.observe(&[(who("d2"), 2)], NOW);
+    let connected = json!({"status": "Connected", "lastConnectedTimeUtc": TIME});
+    assert_eq!(told(&mut reported), json!({"clients": {"d1": null, "d2": connected}}));
+    assert_eq!(told(&mut reported), Value::Null);
+}

@@ -172,3 +172,21 @@ async fn a_hub_that_refuses_the_twin_still_gets_telemetry() {
     assert_eq!(lab.hub.counts().connections, 1);
     lab.end().await;
 }
+
+/// Telemetry has the connection, too: a hub that ends it whenever there are links of a twin leaves it less and less often.
+#[tokio::test]
+async fn a_hub_that_ends_the_connection_over_the_twin_is_not_pressed() {
+    let lab = Lab::start().await;
+    let mut twin = start(&lab);
+    let end = tokio::time::Instant::now() + Duration::from_secs(12);
+    let mut opened = 0;
+    while let Ok(event) = tokio::time::timeout_at(end, twin.events.recv()).await {
+        if event == Some(TwinEvent::Opened) {
+            opened += 1;
+            lab.hub.fault(FaultKind::DropConnections { condition: None });
+        }
+    }
+    // Each time the upstream is back after a second at most: without waits of the twin's own it would be thirteen times.
+    assert!((2..=8).contains(&opened), "{opened}");
+    lab.end().await;
+}
