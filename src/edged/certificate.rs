@@ -264,11 +264,17 @@ impl Certificates {
             let served = self.clock.monotonic().saturating_duration_since(current.since);
             let at_latest = self.config.renew_after_max.map(|max| max.saturating_sub(served));
             let rest = by_wall.min(at_latest.unwrap_or(Duration::MAX));
-            if rest.is_zero() {
+            if rest.is_zero() || self.is_of_a_clock_ahead(current, from) {
                 return;
             }
             tokio::time::sleep(rest.min(LOOK_EVERY)).await;
         }
+    }
+
+    /// The clock was set back since it was issued, and devices refuse what begins in the future.
+    fn is_of_a_clock_ahead(&self, current: &Current, from: UnixMillis) -> bool {
+        let now = self.clock.wall();
+        now < from && current.identity.leaf().validity(now) == Validity::NotYet
     }
 
     /// The bundle that is in force stays until the next start; the new one is kept for it.
@@ -406,6 +412,37 @@ mod tests {
         certificates.until_due(&current).await;
         let took = certificates.clock.monotonic() - start;
         assert!(took >= hour && took < hour + Duration::from_secs(1), "{took:?}");
+    }
+
+    /// A clock that was ahead when the certificate was issued: it begins in the future by now.
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_is_set_back_makes_a_renewal_due_too() {
+        let ahead = UnixMillis(1_900_000_000_000);
+        let hands = Arc::new(Hands(AtomicU64::new(ahead.0)));
+        let address = super::super::Address::Unix("/nobody".into());
+        let module = crate::identity::ModuleId::parse("$edgeHub").unwrap();
+        let workload = Workload::new(super::super::Config::new(address, None, module, "1"));
+        let config = Config {
+            gateway_name: "gateway".into(),
+            folder: "/nowhere".into(),
+            keeps: false,
+            renew_after_max: None,
+        };
+        let certificates = Certificates::new(workload, config, hands.clone());
+        let end = UnixMillis(ahead.0 + 30 * DAY);
+        let window = Window { not_before: ahead, not_after: end };
+        let ca = Authority::root("CA", Curve::P256, window).unwrap();
+        let issued = ca.issue_server(&["gateway"], &[], window).unwrap();
+        let (chain, key) = (issued.chain_pem.as_bytes(), issued.key_pem.as_bytes());
+        let identity = ServerIdentity::from_pem(chain, key, "gateway", ahead).unwrap();
+        let current = certificates.fresh(identity);
+        let hour = Duration::from_secs(3600);
+        assert!(timeout(hour, certificates.until_due(&current)).await.is_err(), "not yet");
+        hands.0.store(1_700_000_000_000, Ordering::Relaxed);
+        assert!(
+            timeout(hour, certificates.until_due(&current)).await.is_ok(),
+            "newcomers refuse it"
+        );
     }
 
     #[tokio::test(start_paused = true)]
