@@ -299,3 +299,21 @@ async fn a_gateway_with_a_file_leaves_the_twin_alone() {
     assert_eq!((counts.twin_gets, counts.twin_patches), (0, 0));
     end(world, gateway).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_document_of_the_file_decides_nothing_once_the_twin_does() {
+    let mut world = world(1, &json!({})).await;
+    world.set_document(&document(json!({"modules": "FROM /messages/modules/* INTO $upstream"})));
+    world.gateway().await.shutdown().await;
+    assert!(world.storage().join("desired.json").is_file());
+
+    world.set("edgeHubTwinFile", "");
+    let gateway = world.gateway().await;
+    let words = until_status(&world, 2, 400).await;
+    assert!(words.contains("nothing is deployed yet"), "{words}");
+    let fleet = world.fleet(|_| {});
+    fleet.progress(20).await;
+    fleet.finish().await;
+    world.expect_nothing_lost(&fleet).await;
+    end(world, gateway).await;
+}

@@ -3,6 +3,8 @@
 //!
 //! Owns: the choice. Must not know: what the gateway does with it.
 
+use std::path::PathBuf;
+
 use tracing::{error, info, warn};
 
 use super::{Accepted, Compiled, Origin, Refusal, file};
@@ -11,8 +13,11 @@ use crate::config::Config;
 use crate::desired::last_good::{Kept, LastGood, Loaded};
 use crate::desired::{DEFAULT_ROUTE, Desired, DesiredError};
 
-/// The name of the last good document, beside the scope's.
-const FILE: &str = "desired.json";
+/// The name of the last good document, beside the scope's. What a file said decides nothing once the twin does, and the
+/// other way round: a document of long ago that selects nothing would acknowledge and drop everything.
+fn kept_in(config: &Config) -> PathBuf {
+    config.storage.join(if config.twin.is_some() { "desired-twin.json" } else { "desired.json" })
+}
 
 /// What a start begins with.
 pub(in crate::gateway) struct First {
@@ -43,7 +48,7 @@ impl First {
             configured => configured,
         };
         let edge = config.connection.device.clone();
-        let (last_good, loaded) = LastGood::load(config.storage.join(FILE), edge);
+        let (last_good, loaded) = LastGood::load(kept_in(config), edge);
         let not_loaded = match &loaded {
             Loaded::Nothing | Loaded::Kept(_) => None,
             Loaded::SetAside { .. } => Some("set_aside"),
@@ -85,7 +90,7 @@ impl First {
 
     /// Whether a last good document is kept, whatever it is worth.
     pub(in crate::gateway) fn is_kept(config: &Config) -> bool {
-        config.storage.join(FILE).is_file()
+        kept_in(config).is_file()
     }
 
     /// For an examination: what the configured document comes to, or the built-in default if none is configured. Nothing on

@@ -437,6 +437,8 @@ const BY_TWIN: (&str, &str) = ("edgeHubTwinFile", "");
 #[test]
 fn until_the_twin_is_read_the_last_good_document_serves_or_the_default() {
     let place = Place::new();
+    // What a file said is kept apart.
+    let kept = place.kept().with_file_name("desired-twin.json");
     let running = place.start(&[BY_TWIN]);
     running.check(&["default"], &[]);
     assert!(running.configuration.has_none());
@@ -449,7 +451,7 @@ fn until_the_twin_is_read_the_last_good_document_serves_or_the_default() {
     let Offered::Refused(problems) = offer(&running, r#"{"$version":2}"#) else { panic!() };
     assert!(problems.iter().any(|problem| problem.contains("schemaVersion")), "{problems:?}");
     running.check(&["default"], &["the $edgeHub twin is refused ("]);
-    assert!(!place.kept().exists() && !running.configuration.has_none());
+    assert!(!kept.exists() && !running.configuration.has_none());
 
     let good = document(&[("r", ALL)], "");
     assert_eq!(offer(&running, &good), Offered::InForce(Vec::new()));
@@ -470,7 +472,7 @@ fn until_the_twin_is_read_the_last_good_document_serves_or_the_default() {
     assert_eq!(running.events("configuration_applied", "twin"), 0, "it is the one in force");
     drop(running);
 
-    std::fs::write(place.kept(), "damaged").unwrap();
+    std::fs::write(kept, "damaged").unwrap();
     let running = place.start(&[BY_TWIN]);
     running.check(&["default"], &[]);
     assert_eq!(running.events("configuration_kept", "set_aside"), 1);
