@@ -32,6 +32,7 @@ pub use manifest::{
 };
 pub use routes::{RoutesAction, routes};
 
+use crate::desired;
 use crate::store::inspect::Inspector;
 use crate::store::{OpenError, QueueId, RealDisk};
 
@@ -107,6 +108,18 @@ pub struct Surroundings {
     pub queues_in: fn(&Path) -> PathBuf,
     /// The port of the gateway's administrative listener on this machine.
     pub admin_port: Option<u16>,
+}
+
+/// The bytes of a file, or of the standard input for `-`: no more than a document may have.
+fn read(file: &Path) -> Result<Vec<u8>, CommandError> {
+    let bytes = match file.to_str() {
+        Some("-") => desired::read(io::stdin().lock()),
+        _ => desired::read_file(file),
+    };
+    bytes.map_err(|error| {
+        let file = file.display();
+        CommandError::Usage(format!("cannot read {file}: {error}; correct the path or permissions"))
+    })
 }
 
 /// The storage folder, given by hand.

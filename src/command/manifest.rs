@@ -15,15 +15,14 @@ mod ports;
 mod routing;
 mod storage;
 
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::io::Write;
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
 use self::finding::Report;
 use super::export::write_line;
 use super::{CommandError, End};
-use crate::desired;
 
 /// What the gateway knows about variables; `main` puts it together.
 #[derive(Debug, Clone, Copy)]
@@ -107,7 +106,7 @@ pub fn check_manifest(
     out: &mut dyn Write,
 ) -> Result<End, CommandError> {
     let CheckAction::Manifest(args) = action;
-    let bytes = read(&args.file)?;
+    let bytes = super::read(&args.file)?;
     let (kind, found) = deployment::examine(&bytes, settings);
     let report = Report::new(args.file.display().to_string(), kind, found);
     if args.json {
@@ -133,16 +132,4 @@ pub fn manifest(
     let end = generate::run(args, settings, variable, out)?;
     out.flush()?;
     Ok(end)
-}
-
-/// The bytes of a file, or of the standard input for `-`.
-fn read(file: &Path) -> Result<Vec<u8>, CommandError> {
-    let bytes = match file.to_str() {
-        Some("-") => desired::read(io::stdin().lock()),
-        _ => desired::read_file(file),
-    };
-    bytes.map_err(|error| {
-        let file = file.display();
-        CommandError::Usage(format!("cannot read {file}: {error}; correct the path or permissions"))
-    })
 }

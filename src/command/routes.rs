@@ -10,12 +10,10 @@ mod explain;
 mod sample;
 
 use std::io::{self, BufReader, Write};
-use std::path::Path;
 
 use clap::Subcommand;
 
 use super::{CommandError, End};
-use crate::desired;
 use crate::identity::DeviceId;
 use crate::route::RefusedRoute;
 
@@ -45,18 +43,6 @@ pub fn routes(action: &RoutesAction, out: &mut dyn Write) -> Result<End, Command
     }?;
     out.flush()?;
     Ok(end)
-}
-
-/// The bytes of a file, or of the standard input for `-`: no more than a document may have.
-fn read(file: &Path) -> Result<Vec<u8>, CommandError> {
-    let bytes = match file.to_str() {
-        Some("-") => desired::read(io::stdin().lock()),
-        _ => desired::read_file(file),
-    };
-    bytes.map_err(|error| {
-        let file = file.display();
-        CommandError::Usage(format!("cannot read {file}: {error}; correct the path or permissions"))
-    })
 }
 
 /// A route that does not compile, with its text and a caret under the place; if the document `is_refused`, no other runs

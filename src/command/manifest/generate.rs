@@ -58,7 +58,7 @@ pub(super) fn run(
     let platform = args.platform.clone().or_else(|| of(PLATFORM)).filter(|name| !name.is_empty());
     let platform = platform.unwrap_or_else(|| "amd64".to_owned());
     let value_of = |name: &str| if name == PLATFORM { Some(platform.clone()) } else { of(name) };
-    let template = super::read(&args.template)?;
+    let template = crate::command::read(&args.template)?;
     let manifest = manifest(&template, &value_of).map_err(|problem| {
         CommandError::Usage(format!("{}: {problem}", args.template.display()))
     })?;
@@ -175,7 +175,7 @@ fn variables(args: &GenerateArgs) -> Result<BTreeMap<String, String>, CommandErr
     if args.env.is_none() && !file.exists() {
         return Ok(BTreeMap::new());
     }
-    let bytes = super::read(&file)?;
+    let bytes = crate::command::read(&file)?;
     let name = file.display();
     let text = desired::text(&bytes).map_err(|e| CommandError::Usage(format!("{name}: {e}")))?;
     let mut all = BTreeMap::new();

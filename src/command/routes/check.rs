@@ -61,7 +61,7 @@ Exit code: 0 = every route compiles; 1 = a route does not or the document is ref
   isFine                whether the exit code is 0";
 
 pub(super) fn run(args: &CheckArgs, out: &mut dyn Write) -> Result<End, CommandError> {
-    let bytes = super::read(&args.file)?;
+    let bytes = crate::command::read(&args.file)?;
     let report = Report::of(args.file.display().to_string(), &bytes);
     if args.json {
         write_line(out, &report)?;

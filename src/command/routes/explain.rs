@@ -63,7 +63,7 @@ pub(super) fn run(args: &ExplainArgs, out: &mut dyn Write) -> Result<End, Comman
             "standard input cannot be both FILE and the message: write one of them into a file";
         return Err(CommandError::Usage(what.to_owned()));
     }
-    let bytes = super::read(&args.file)?;
+    let bytes = crate::command::read(&args.file)?;
     let desired = desired(&bytes)
         .map_err(|error| CommandError::Usage(format!("{}: {error}", args.file.display())))?;
     let sample = sample(args).map_err(|what| {
