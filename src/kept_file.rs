@@ -2,7 +2,7 @@
 //!
 //! Owns: the way to replace it (new file, fsync, rename, folder fsync), and to set aside one that is damaged.
 //! Invariants: whenever the power goes, the old content or the new one is there; the owner alone can read it; nothing is
-//! ever deleted but what a failed try left. Must not know: what is in it.
+//! ever deleted but what a failed try left; a read is bounded. Must not know: what is in it, but for its version.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -106,6 +106,31 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.push(".");
     name.push(suffix);
     PathBuf::from(name)
+}
+
+/// The bytes of the file at `path`, unless they are more than `bytes_max`: then how many. `None` = there is no file.
+///
+/// # Errors
+/// What the system says.
+pub(crate) fn read(path: &Path, bytes_max: u64) -> io::Result<Option<Result<Vec<u8>, u64>>> {
+    match std::fs::metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+        Ok(facts) if facts.len() > bytes_max => Ok(Some(Err(facts.len()))),
+        Ok(_) => std::fs::read(path).map(|bytes| Some(Ok(bytes))),
+    }
+}
+
+/// The version of a form that is written as JSON with a `version`. Looked at first: a newer form may not even parse as ours.
+///
+/// # Errors
+/// It is no JSON object with a version.
+pub(crate) fn version(bytes: &[u8]) -> serde_json::Result<u32> {
+    #[derive(serde::Deserialize)]
+    struct Head {
+        version: u32,
+    }
+    serde_json::from_slice(bytes).map(|head: Head| head.version)
 }
 
 #[cfg(test)]

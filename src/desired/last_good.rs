@@ -174,20 +174,11 @@ fn checksum(text: &str) -> String {
 }
 
 fn read(path: &Path, edge: &DeviceId) -> Result<Option<Kept>, ReadError> {
-    let bytes = match std::fs::metadata(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(e.into()),
-        Ok(facts) if facts.len() > FILE_BYTES_MAX => return Err(ReadError::TooBig(facts.len())),
-        Ok(_) => std::fs::read(path)?,
-    };
-    // The version first: a newer form may not even parse as ours.
-    #[derive(Deserialize)]
-    struct Head {
-        version: u32,
-    }
-    let head: Head = serde_json::from_slice(&bytes)?;
-    if head.version != VERSION {
-        return Err(ReadError::Version(head.version));
+    let Some(read) = kept_file::read(path, FILE_BYTES_MAX)? else { return Ok(None) };
+    let bytes = read.map_err(ReadError::TooBig)?;
+    let version = kept_file::version(&bytes)?;
+    if version != VERSION {
+        return Err(ReadError::Version(version));
     }
     let stored: Stored = serde_json::from_slice(&bytes)?;
     if stored.edge != edge.as_str() {
