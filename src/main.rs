@@ -12,9 +12,9 @@ use sphere_gateway::command::{
     self, CheckAction, CommandError, DoctorAction, End, EnvLevel, EnvVerdict, HealthArgs,
     ManifestAction, QueueArgs, RoutesAction, Settings, Surroundings,
 };
-use sphere_gateway::config::{self, Config, LogLevel, Place, ProcessEnv, Verdict};
+use sphere_gateway::config::{self, Config, LogFormat, LogLevel, Place, ProcessEnv, Verdict};
 use sphere_gateway::gateway::{self, Gateway, StartError};
-use sphere_gateway::log::LogLine;
+use sphere_gateway::log::{JsonLine, LogLine};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
 
@@ -231,7 +231,7 @@ fn run() -> anyhow::Result<ExitCode> {
         Ok(config) => config,
         Err(code) => return Ok(code),
     };
-    log_to_stdout(config.log);
+    log_to_stdout(config.log, config.log_format);
     for line in config.table().lines() {
         tracing::info!("{line}");
     }
@@ -280,13 +280,13 @@ fn exit_code(e: &StartError) -> ExitCode {
     if e.is_usage() { ExitCode::from(EXIT_USAGE) } else { ExitCode::FAILURE }
 }
 
-fn log_to_stdout(log: LogLevel) {
+fn log_to_stdout(log: LogLevel, format: LogFormat) {
     let detailed = log >= LogLevel::Debug;
-    tracing_subscriber::fmt()
-        .with_max_level(level(log))
-        .with_ansi(false)
-        .event_format(LogLine { detailed })
-        .init();
+    let events = tracing_subscriber::fmt().with_max_level(level(log)).with_ansi(false);
+    match format {
+        LogFormat::Text => events.event_format(LogLine { detailed }).init(),
+        LogFormat::Json => events.event_format(JsonLine).init(),
+    }
 }
 
 fn level(level: LogLevel) -> LevelFilter {

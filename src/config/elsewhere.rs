@@ -157,6 +157,7 @@ mod tests {
             ("edgeHubTwinFile", "/there/is/no/such/file"),
             ("IotHubConnectionString", "of no form"),
             ("RuntimeLogLevel", "debug"),
+            ("RuntimeLogFormat", "json"),
             ("MALLOC_ARENA_MAX", "2"),
         ] {
             assert_eq!(one(name, value), Verdict::Honoured, "{name}");
@@ -164,7 +165,11 @@ mod tests {
         for (name, value) in [("OptimizeForPerformance", "false"), ("httpSettings__enabled", "x")] {
             assert!(matches!(one(name, value), Verdict::Ignored(_)), "{name}");
         }
-        for (name, value) in [("MaxConnectedClients", "many"), ("storeSettings__holdSecs", "31")] {
+        for (name, value) in [
+            ("MaxConnectedClients", "many"),
+            ("storeSettings__holdSecs", "31"),
+            ("RuntimeLogFormat", "xml"),
+        ] {
             assert!(matches!(one(name, value), Verdict::Wrong { .. }), "{name}");
         }
         for (name, hint) in [

@@ -96,6 +96,8 @@ pub struct Config {
     pub metrics: MetricsListener,
     /// Log level.
     pub log: LogLevel,
+    /// Form of the log.
+    pub log_format: LogFormat,
     /// The way to the hub.
     pub upstream: Upstream,
     /// When the scope is fetched.
@@ -232,6 +234,15 @@ pub enum LogLevel {
     Debug,
     /// Everything.
     Verbose,
+}
+
+/// `RuntimeLogFormat` (own name).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// As edgeHub writes it: what edgeAgent's log upload reads.
+    Text,
+    /// One JSON object per line.
+    Json,
 }
 
 /// The way to the hub (`upstreamSettings__*`, own names).

@@ -259,11 +259,12 @@ impl Reader {
 
 /// Whether a name can only be a setting of ours or of the reference.
 fn is_ours(key: &str) -> bool {
-    const SINGLE: [&str; 6] = [
+    const SINGLE: [&str; 7] = [
         "iothubconnectionstring",
         "storagefolder",
         "maxconnectedclients",
         "runtimeloglevel",
+        "runtimelogformat",
         "upstreamprotocol",
         "cloudoperationtimeoutsecs",
     ];

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::reader::Reader;
 use super::{
-    Bind, Config, ConfigError, Env, LogLevel, MetricsListener, Mqtt, ScopeRefresh, Store, Twin,
-    Upstream,
+    Bind, Config, ConfigError, Env, LogFormat, LogLevel, MetricsListener, Mqtt, ScopeRefresh,
+    Store, Twin, Upstream,
 };
 use crate::desired::STORE_BYTES_MIN;
 use crate::store::WhenFull;
@@ -65,6 +65,7 @@ impl Reader {
         let mqtt = self.mqtt();
         let metrics = self.metrics();
         let log = self.log_level();
+        let log_format = self.log_format();
         let upstream = self.upstream(trust_bundle.as_ref());
         let scope = ScopeRefresh {
             every: self.seconds("DeviceScopeCacheRefreshRateSecs", 3600, 1, 7 * 86_400),
@@ -86,6 +87,7 @@ impl Reader {
             mqtt,
             metrics,
             log,
+            log_format,
             upstream: upstream?,
             scope,
             store,
@@ -261,6 +263,20 @@ impl Reader {
                     "{NAME}: {text:?} is not known, info is used; write one of {known}"
                 ));
                 LogLevel::Info
+            }
+        }
+    }
+
+    fn log_format(&mut self) -> LogFormat {
+        const NAME: &str = "RuntimeLogFormat";
+        let text = self.take(NAME, "text").unwrap_or_default().to_ascii_lowercase();
+        match text.as_str() {
+            "" | "text" => LogFormat::Text,
+            "json" => LogFormat::Json,
+            _ => {
+                let todo = "Write text (as edgeHub, for edgeAgent's log upload) or json";
+                self.problem(NAME, format!("{text:?} is no form of the log"), todo);
+                LogFormat::Text
             }
         }
     }

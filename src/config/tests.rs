@@ -93,7 +93,7 @@ fn the_least_configuration_gets_the_references_defaults() {
             suffix: "metrics".into()
         }
     );
-    assert_eq!(c.log, LogLevel::Info);
+    assert_eq!((c.log, c.log_format), (LogLevel::Info, LogFormat::Text));
     assert_eq!((c.upstream.amqp_port, c.upstream.https_port), (5671, 443));
     assert_eq!(c.upstream.operation_timeout, Duration::from_secs(20));
     assert_eq!(c.upstream.idle_link_close, Some(Duration::from_secs(3600)));
@@ -137,6 +137,7 @@ fn every_setting_is_honoured_in_any_case_and_with_colons() {
         .with("metrics:listener:suffix", "/a/metrics/")
         .with("metrics__listener__MetricsEnabled", "TRUE")
         .with("RuntimeLogLevel", "Verbose")
+        .with("runtimelogformat", " JSON ")
         .with("upstreamSettings__amqpPort", "15671")
         .with("upstreamSettings__httpsPort", "10443")
         .with("upstreamSettings__trustBundleFile", dir.path().join("hub.pem").display().to_string())
@@ -164,7 +165,7 @@ fn every_setting_is_honoured_in_any_case_and_with_colons() {
     assert_eq!(c.mqtt.connect_timeout, Duration::from_secs(30));
     assert_eq!(c.mqtt.keep_alive_max, Duration::from_secs(86_400));
     assert_eq!((c.metrics.bind.port, c.metrics.suffix.as_str()), (0, "a/metrics"));
-    assert_eq!(c.log, LogLevel::Verbose);
+    assert_eq!((c.log, c.log_format), (LogLevel::Verbose, LogFormat::Json));
     assert_eq!((c.upstream.amqp_port, c.upstream.https_port), (15671, 10443));
     assert_eq!(c.upstream.extra_roots, Some(dir.path().join("hub.pem")));
     assert_eq!(c.upstream.operation_timeout, Duration::from_secs(5));
@@ -285,6 +286,7 @@ fn bad_values() {
         ("storeSettings__deadLetterBytes", "1", "storeSettings__deadLetterBytes: \"1\" is out of range or no whole number"),
         ("MaxConnectedClients", "0", "MaxConnectedClients: \"0\" is out of range or no whole number"),
         ("RuntimeLogLevel", "chatty", ""),
+        ("RuntimeLogFormat", "xml", "RuntimeLogFormat: \"xml\" is no form of the log"),
         ("UpstreamProtocol", "MqttWs", ""),
         ("mqttSettings__port", "  ", ""),
     ];
