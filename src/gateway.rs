@@ -17,6 +17,7 @@ mod prepare;
 mod pumps;
 mod readiness;
 mod removed;
+mod server_end;
 mod settings;
 mod twin;
 
@@ -61,6 +62,7 @@ use self::prepare::Prepared;
 pub use self::prepare::{Problem, Problems};
 use self::pumps::{OpenQueues, Pumps, refresh_gauges};
 use self::removed::RemovedWatch;
+use self::server_end::ServerEnd;
 
 /// Docker sends SIGKILL 10 s after SIGTERM: sessions get two of them for their receipts, pumps two for what is under
 /// way, the rest is for farewells and for the store.
@@ -146,7 +148,8 @@ impl Gateway {
         let Prepared { first, server, bundle, upstream: upstream_config } =
             Prepared::read(&config, now, First::choose(&config, now), daemon.as_ref())?;
         let (hub, edge) = (&config.connection.host_name, config.connection.device.clone());
-        let metrics = Metrics::new(hub, edge.as_str());
+        let ids_max = config.metrics.ids_max as usize;
+        let metrics = Metrics::with_ids_max(hub, edge.as_str(), ids_max);
 
         let store_config = settings::of_store(&config, first.compiled.store_bytes_max);
         let (store, report) = Store::open(store_config, Arc::new(RealDisk), Arc::clone(&clock))?;
@@ -186,10 +189,14 @@ impl Gateway {
         gateway.run_pumps(upstream, Arc::clone(&clock), settings::of_pumps(&config));
         gateway.run_removed(&clock);
         let sample = gateway.run_sampler(&config, &clock);
+        let is_renewed = config.server == config::ServerSource::Daemon;
+        let end = ServerEnd::new(server.leaf(), is_renewed, &clock);
+        end.show(&metrics);
+        show_scope(&metrics, &scope, scope_saved, refresher.refreshed(), &clock);
         if let Some(listener) = admin {
-            gateway.run_admin(listener, &config, sample, &configuration, &scope);
+            gateway.run_admin(listener, &config, sample, &configuration, &scope, Arc::clone(&end));
         }
-        let tls = gateway.run_certificate(daemon, &server, &clock);
+        let tls = gateway.run_certificate(daemon, &server, end);
         let authenticator = Authenticator::new(bundle, scope, Arc::clone(&clock));
         let authenticator = Arc::new(authenticator.not_before(scope_saved));
         let roster = Roster::new(config.mqtt.clients_max as usize);
@@ -343,6 +350,7 @@ impl Gateway {
         sample: LastSample,
         configuration: &Configuration,
         scope: &Arc<Scope>,
+        end: Arc<ServerEnd>,
     ) {
         let (suffix, ready) = (&config.metrics.suffix, self.readiness(Arc::clone(scope)));
         let (health, store, last) =
@@ -353,6 +361,7 @@ impl Gateway {
                 let mut warnings = forecast::warnings(&store.stats(), last.load().as_deref());
                 warnings.extend(waiting.borrow().iter().cloned());
                 warnings.extend(configured.borrow().iter().cloned());
+                warnings.extend(end.warning());
                 admin::Health::warning(warnings)
             }
             Health::Poisoned(why) => admin::Health::failing(vec![why.clone()]),
@@ -378,6 +387,7 @@ impl Gateway {
         let (metrics, stop) = (Arc::clone(&self.metrics), self.stops.upstream.clone());
         self.tasks.upstream.spawn(async move {
             while let Some(Ok(())) = stop.run_until_cancelled(refreshed.changed()).await {
+                metrics.free_ids(|identity| authenticator.still_admits(identity));
                 for _ in 0..roster.dismiss(|identity| authenticator.still_admits(identity)) {
                     metrics.counted("client_dismissed", "scope");
                 }
@@ -467,6 +477,32 @@ fn load_scope(config: &Config, metrics: &Metrics) -> (Arc<Scope>, UnixMillis) {
         _ => UnixMillis(0),
     };
     (Arc::new(scope), saved)
+}
+
+/// Shows how old the scope is: by the time of its file until the hub has told it anew.
+fn show_scope(
+    metrics: &Metrics,
+    scope: &Arc<Scope>,
+    saved: UnixMillis,
+    refreshed: watch::Receiver<Option<Instant>>,
+    clock: &SharedClock,
+) {
+    let (scope, clock) = (Arc::clone(scope), Arc::clone(clock));
+    metrics.on_scrape(move |metrics| {
+        let stored = || {
+            let age = clock.wall().0.saturating_sub(saved.0);
+            (saved != UnixMillis(0)).then(|| Duration::from_millis(age))
+        };
+        let told = *refreshed.borrow();
+        let age = match told {
+            Some(at) => Some(clock.monotonic().saturating_duration_since(at)),
+            None => stored(),
+        };
+        let help = "Seconds since the hub told who may connect; none while nobody knows.";
+        metrics.set_gauge_if("scope_age_seconds", help, age.map(|age| age.as_secs_f64()));
+        let help = "Devices and modules that may connect.";
+        metrics.set_gauge("scope_entries", help, scope.len() as f64);
+    });
 }
 
 async fn bind(bind: &config::Bind) -> Result<TcpListener, StartError> {

@@ -217,6 +217,8 @@ pub struct MetricsListener {
     pub bind: Bind,
     /// `suffix`: path of the metrics without the leading slash.
     pub suffix: String,
+    /// Most ids of devices and modules with series of their own (`metrics__idsMax`, own name).
+    pub ids_max: u32,
 }
 
 /// `RuntimeLogLevel`.

@@ -47,6 +47,9 @@ const DEAD_LETTER_BYTES: u64 = 16 << 20;
 /// Four of the hub's largest messages.
 const DEAD_LETTER_BYTES_MIN: u64 = 1 << 20;
 
+/// See [`crate::metrics::IDS_MAX`].
+const IDS_MAX: u32 = 1000;
+
 /// Connections beyond the admitted clients: those that are still shaking hands, or are about to be displaced.
 const CONNECTIONS_SPARE: u32 = 512;
 
@@ -243,7 +246,8 @@ impl Reader {
                 "Write letters, digits and - . _ ~ / such as metrics",
             );
         }
-        MetricsListener { enabled, bind: Bind { host, port }, suffix }
+        let ids_max = self.number("metrics__idsMax", IDS_MAX, 1, 100_000);
+        MetricsListener { enabled, bind: Bind { host, port }, suffix, ids_max }
     }
 
     fn log_level(&mut self) -> LogLevel {

@@ -90,7 +90,8 @@ fn the_least_configuration_gets_the_references_defaults() {
         MetricsListener {
             enabled: true,
             bind: Bind { host: None, port: 9600 },
-            suffix: "metrics".into()
+            suffix: "metrics".into(),
+            ids_max: 1000,
         }
     );
     assert_eq!((c.log, c.log_format), (LogLevel::Info, LogFormat::Text));
@@ -135,6 +136,7 @@ fn every_setting_is_honoured_in_any_case_and_with_colons() {
         .with("Metrics__Listener__Port", "0")
         .with("metrics__listener__host", "*")
         .with("metrics:listener:suffix", "/a/metrics/")
+        .with("metrics__idsMax", "5000")
         .with("metrics__listener__MetricsEnabled", "TRUE")
         .with("RuntimeLogLevel", "Verbose")
         .with("runtimelogformat", " JSON ")
@@ -165,6 +167,7 @@ fn every_setting_is_honoured_in_any_case_and_with_colons() {
     assert_eq!(c.mqtt.connect_timeout, Duration::from_secs(30));
     assert_eq!(c.mqtt.keep_alive_max, Duration::from_secs(86_400));
     assert_eq!((c.metrics.bind.port, c.metrics.suffix.as_str()), (0, "a/metrics"));
+    assert_eq!(c.metrics.ids_max, 5000);
     assert_eq!((c.log, c.log_format), (LogLevel::Verbose, LogFormat::Json));
     assert_eq!((c.upstream.amqp_port, c.upstream.https_port), (15671, 10443));
     assert_eq!(c.upstream.extra_roots, Some(dir.path().join("hub.pem")));
@@ -286,6 +289,7 @@ fn bad_values() {
         ("storeSettings__deadLetterBytes", "1", "storeSettings__deadLetterBytes: \"1\" is out of range or no whole number"),
         ("MaxConnectedClients", "0", "MaxConnectedClients: \"0\" is out of range or no whole number"),
         ("RuntimeLogLevel", "chatty", ""),
+        ("metrics__idsMax", "0", "metrics__idsMax: \"0\" is out of range or no whole number"),
         ("RuntimeLogFormat", "xml", "RuntimeLogFormat: \"xml\" is no form of the log"),
         ("UpstreamProtocol", "MqttWs", ""),
         ("mqttSettings__port", "  ", ""),

@@ -111,6 +111,7 @@ pub async fn run<S>(
         leave,
         seat: None,
         admitted: false,
+        denied: false,
         claimed: None,
         model_id: None,
         kept: KeptSeries::default(),
@@ -136,6 +137,8 @@ struct Connection<S> {
     seat: Option<Seat>,
     /// Whether it was let in.
     admitted: bool,
+    /// Whether it was refused for who it is.
+    denied: bool,
     /// The name in the CONNECT, for the log and the counters of a refusal.
     claimed: Option<ClientName>,
     model_id: Option<Box<str>>,
@@ -336,7 +339,10 @@ where
         };
         let verdict = match self.front.authenticator.authenticate(attempt) {
             Ok(identity) => self.take_seat(&identity).await.map(|()| identity),
-            Err(refusal) => Err(self.refusal(&request.claim, refusal)),
+            Err(refusal) => {
+                self.denied = refusal.code == auth::RefusalCode::NotAuthorized;
+                Err(self.refusal(&request.claim, refusal))
+            }
         };
         // The chain has been judged; thousands of connections need not keep theirs.
         self.chain = Vec::new();
@@ -469,7 +475,7 @@ where
         };
         match &self.seat {
             Some(seat) if self.admitted => metrics.client_disconnected(seat.identity()),
-            _ => metrics.connect_failed(&who, reason.label),
+            _ => metrics.connect_failed(&who, reason.label, self.denied),
         }
         let stage = if self.admitted { "session" } else { "connect" };
         let (label, detail, peer) = (reason.label, &reason.detail, self.peer);

@@ -5,13 +5,13 @@
 //! is connected keeps his connection. Must not know: the daemon's API.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use tracing::warn;
 
 use super::Gateway;
+use super::server_end::ServerEnd;
 use crate::auth::TrustBundle;
 use crate::auth::bundle::BundleError;
 use crate::clock::{SharedClock, UnixMillis};
@@ -19,7 +19,6 @@ use crate::config::{Config, Connection, Credentials, ServerSource};
 use crate::edged::certificate::{self, Certificates, Current, NothingToServe};
 use crate::edged::{self, Workload};
 use crate::front::tls::{self, ServerIdentity, ServerIdentityError};
-use crate::metrics::Metrics;
 
 /// The daemon's trust bundle, in words.
 pub(super) const DAEMON_BUNDLE: &str = "the IoT Edge daemon's trust bundle";
@@ -112,24 +111,22 @@ pub(super) fn trust_bundle(
 }
 
 impl Gateway {
-    /// What the listener serves with, beginning with `server`: renewed in place if the certificate is the daemon's. Shows
-    /// when the one in force ends.
+    /// What the listener serves with, beginning with `server`: renewed in place if the certificate is the daemon's. Keeps
+    /// `end` up to date.
     pub(super) fn run_certificate(
         &self,
         daemon: Option<FromDaemon>,
         server: &ServerIdentity,
-        clock: &SharedClock,
+        end: Arc<ServerEnd>,
     ) -> Arc<ArcSwap<ServerConfig>> {
         let served = Arc::new(ArcSwap::new(tls::server_config(server)));
-        let ends_ms = Arc::new(AtomicU64::new(server.leaf().not_after.0));
-        show_end(&self.metrics, Arc::clone(&ends_ms), Arc::clone(clock));
         if let Some(FromDaemon { certificate: Some(current), certificates, .. }) = daemon {
             let (served, metrics) = (Arc::clone(&served), Arc::clone(&self.metrics));
             let stop = self.stops.upstream.clone();
             self.tasks.upstream.spawn(async move {
                 let swap = |identity: &ServerIdentity| {
                     served.store(tls::server_config(identity));
-                    ends_ms.store(identity.leaf().not_after.0, Ordering::Relaxed);
+                    end.renewed(identity.leaf());
                     metrics.counted("server_certificate", "renewed");
                 };
                 stop.run_until_cancelled(certificates.run(current, &metrics, swap)).await;
@@ -137,12 +134,4 @@ impl Gateway {
         }
         served
     }
-}
-
-fn show_end(metrics: &Metrics, ends_ms: Arc<AtomicU64>, clock: SharedClock) {
-    metrics.on_scrape(move |metrics| {
-        let left = ends_ms.load(Ordering::Relaxed) as f64 - clock.wall().0 as f64;
-        let help = "Seconds until the server certificate in force ends; below 0 it has ended.";
-        metrics.set_gauge("server_certificate_expires_seconds", help, (left / 1000.0).round());
-    });
 }

@@ -198,19 +198,27 @@ impl Sampler {
     }
 
     fn show(&mut self, all: &Queues, room: Room, forecast: &Forecast) {
-        let gauge = |name, help, value| self.metrics.set_gauge(name, help, value);
-        let secs = |d: Option<Duration>| d.map_or(f64::INFINITY, |d| d.as_secs_f64());
-        let limit = room.limit.map_or(f64::INFINITY, |limit| limit as f64);
-        gauge("store_budget_bytes", "Where the store is full, in bytes.", limit);
+        let gauge = |name, help, value| self.metrics.set_gauge_if(name, help, value);
+        let secs = |d: Option<Duration>| d.map(|d| d.as_secs_f64());
+        gauge(
+            "store_budget_bytes",
+            "Where the store is full, in bytes; none if the volume does not tell.",
+            room.limit.map(|limit| limit as f64),
+        );
         gauge(
             "store_budget_lasts_seconds",
-            "When the store is full if it grows on like this; +Inf if it does not grow.",
+            "When the store is full if it grows on like this; none if it does not grow.",
             secs(forecast.budget_lasts),
         );
         gauge(
             "store_first_drop_seconds",
-            "When the first message is dropped if all goes on like this; +Inf if none is (a refused one stays with its device).",
+            "When the first message is dropped if all goes on like this; none if none is (a refused one stays with its device).",
             secs(forecast.first_drop.map(|(at, _)| at)),
+        );
+        gauge(
+            "store_free_bytes",
+            "Bytes that are free on the store's volume.",
+            room.free.map(|free| free as f64),
         );
         let mut ages: BTreeMap<(Arc<str>, u8), Option<u64>> = BTreeMap::new();
         for queue in &all.queues {

@@ -2,11 +2,11 @@
 //!
 //! Owns: [`Family`]: label values -> cell. The crate's own vectors hash label values one after the other without a
 //! separator, so that ("a", "bc") and ("ab", "c") share a counter; here label values are compared.
-//! Invariants: looking up a known series allocates nothing; a family never has more than [`SERIES_MAX`] series: what
-//! comes later is counted in a series whose label values all read `other`.
+//! Invariants: looking up a known series allocates nothing; a family never has more series than its [`Room`] has:
+//! what comes later is counted in a series whose label values all read `other`.
 //! Must not know: which names there are.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,9 +18,6 @@ use prometheus::proto;
 
 use super::sketch::Sketch;
 use crate::clock::SharedClock;
-
-/// Most series of one family. 2,000 ids with a few outputs or priorities each.
-pub(super) const SERIES_MAX: usize = 8000;
 
 /// Label value of what is beyond a limit.
 pub(super) const OTHER: &str = "other";
@@ -70,6 +67,26 @@ pub(super) struct Shape {
     pub(super) labels: &'static [&'static str],
 }
 
+/// How many series a family may have.
+pub(super) struct Room {
+    pub(super) series_max: usize,
+    /// Counts what is folded for want of room.
+    pub(super) folded: Option<Arc<Cell>>,
+}
+
+/// A metric, as it is documented.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Described {
+    /// Its name.
+    pub name: String,
+    /// `counter`, `gauge` or `summary`.
+    pub kind: &'static str,
+    /// The labels besides those that every series has.
+    pub labels: Vec<&'static str>,
+    /// Whether it is marked for the Azure Monitor collector.
+    pub telemetry: bool,
+}
+
 /// One metric name with its series. Cheap to clone; clones share the series.
 #[derive(Clone)]
 pub(super) struct Family(Arc<Inner>);
@@ -80,6 +97,7 @@ struct Inner {
     /// Labels that every series of the process carries.
     constant: Vec<(&'static str, String)>,
     clock: SharedClock,
+    room: Room,
     series: RwLock<Table>,
 }
 
@@ -102,12 +120,13 @@ impl Family {
         shape: Shape,
         constant: Vec<(&'static str, String)>,
         clock: SharedClock,
+        room: Room,
     ) -> Self {
         let variable = shape.labels.iter().map(|l| (*l).to_owned()).collect();
         let fixed = constant.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect();
         let desc = Desc::new(shape.name.clone(), shape.help.to_owned(), variable, fixed)
             .expect("the callers' names are literals in Prometheus' alphabet");
-        Self(Arc::new(Inner { shape, desc, constant, clock, series: RwLock::default() }))
+        Self(Arc::new(Inner { shape, desc, constant, clock, room, series: RwLock::default() }))
     }
 
     /// Adds 1.
@@ -158,6 +177,34 @@ impl Family {
         table.len -= gone;
     }
 
+    /// Takes the series of these ids away.
+    pub(super) fn forget_ids(&self, gone: &HashSet<Arc<str>>) {
+        let is_id = |label: &&str| matches!(*label, "id" | "from");
+        let Some(place) = self.0.shape.labels.iter().position(is_id).filter(|_| !gone.is_empty())
+        else {
+            return;
+        };
+        let mut table = self.0.series.write().unwrap_or_else(PoisonError::into_inner);
+        let mut left = 0;
+        table.by_hash.retain(|_, slot| {
+            slot.retain(|series| !gone.contains(&*series.values[place]));
+            left += slot.len();
+            !slot.is_empty()
+        });
+        table.len = left;
+    }
+
+    pub(super) fn described(&self) -> Described {
+        let Shape { name, kind, labels, .. } = &self.0.shape;
+        let kind = match kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Summary => "summary",
+        };
+        let telemetry = self.0.constant.iter().any(|(name, _)| *name == "ms_telemetry");
+        Described { name: name.clone(), kind, labels: labels.to_vec(), telemetry }
+    }
+
     /// The cell of a series, which is made if it is not there. To be kept only for series that are never taken away.
     pub(super) fn cell(&self, values: &[&str]) -> Arc<Cell> {
         debug_assert_eq!(values.len(), self.0.shape.labels.len(), "{}", self.0.shape.name);
@@ -176,8 +223,11 @@ impl Inner {
         if let Some(cell) = table.find(values) {
             return cell;
         }
-        if table.len < SERIES_MAX {
+        if table.len < self.room.series_max {
             return table.insert(values, self.new_cell());
+        }
+        if let Some(folded) = &self.room.folded {
+            folded.add(1);
         }
         let other = vec![OTHER; values.len()];
         table.find(&other).unwrap_or_else(|| table.insert(&other, self.new_cell()))

@@ -4,17 +4,19 @@
 //! limits on how many series there can be.
 //! Invariants: nothing here fails or waits for anything but a short lock; counting on a known label set allocates
 //! nothing; the number of series is bounded ([`IDS_MAX`], [`OUTPUTS_MAX`], [`STRANGERS_MAX`]): what is beyond a limit
-//! is counted under the label value `other`, never lost.
+//! is counted under the label value `other`, never lost, and `sphere_gateway_labels_folded_total` says how often.
 //! Must not know: who counts, HTTP.
 //!
 //! Every series carries `iothub`, `edge_device` and `instance_number` (a GUID per process); those that the Azure Monitor
 //! collector module picks up also carry `ms_telemetry="True"`. Summaries give the quantiles 0.1, 0.5, 0.9, 0.99 of the
 //! last hour (45 to 60 minutes, 5 % relative error) and `_sum` and `_count` since the start.
 
+mod families;
 mod family;
 mod labels;
 mod sketch;
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -23,17 +25,25 @@ use std::time::Duration;
 
 use prometheus::{Registry, TextEncoder};
 
-use self::family::{Family, Kind, Shape};
+use self::families::{Families, Maker};
+pub use self::family::Described;
+use self::family::{Family, Kind};
+use self::labels::{Folded, Known, Labels, Received, Sent};
 pub use self::labels::{IDS_MAX, OUTPUTS_MAX, STRANGERS_MAX};
-use self::labels::{Known, Labels, Received, Sent};
 use crate::clock::{self, SharedClock};
 use crate::identity::Identity;
+
+/// The reference's `reason` of a client that was refused for who it is.
+const NOT_AUTHENTICATED: &str = "not_authenticated";
 
 /// The `to` label of what goes to the hub.
 const UPSTREAM: &str = "upstream";
 
 /// Most gauges that [`Metrics::set_gauge`] makes. Their names are literals of the program: far fewer.
 const GAUGES_MAX: usize = 256;
+
+/// Most series of a family for each id that may have any: a few outputs, priorities or reasons.
+const SERIES_PER_ID: usize = 4;
 
 type Refresh = Arc<dyn Fn(&Metrics) + Send + Sync>;
 
@@ -45,31 +55,10 @@ pub struct Metrics {
     labels: Labels,
     clients: AtomicI64,
     families: Families,
+    /// All of `families`.
+    made: Vec<Family>,
     gauges: Mutex<HashMap<&'static str, Family>>,
     refresh: Mutex<Vec<Refresh>>,
-}
-
-struct Families {
-    received: Family,
-    size: Family,
-    sent: Family,
-    send_seconds: Family,
-    process_seconds: Family,
-    dropped: Family,
-    unacked: Family,
-    queue_length: Family,
-    queue_bytes: Family,
-    queue_age: Family,
-    offline: Family,
-    offline_seconds: Family,
-    retries: Family,
-    connected: Family,
-    disconnected: Family,
-    connect_failed: Family,
-    clients: Family,
-    upstream_connected: Family,
-    refused: Family,
-    events: Family,
 }
 
 impl Metrics {
@@ -78,31 +67,82 @@ impl Metrics {
         Self::with_clock(hub_host, edge_device, clock::system())
     }
 
-    /// As [`Self::new`], with the clock that the summaries' window goes by.
-    pub fn with_clock(hub_host: &str, edge_device: &str, clock: SharedClock) -> Arc<Self> {
-        Self::with_instance(hub_host, edge_device, &guid(rand::random()), clock)
+    /// As [`Self::new`], with series of their own for `ids_max` ids.
+    pub fn with_ids_max(hub_host: &str, edge_device: &str, ids_max: usize) -> Arc<Self> {
+        let instance = guid(rand::random());
+        Self::with_instance(hub_host, edge_device, &instance, clock::system(), ids_max)
     }
 
-    fn with_instance(hub: &str, edge: &str, instance: &str, clock: SharedClock) -> Arc<Self> {
-        let registry = Registry::new();
+    /// As [`Self::new`], with the clock that the summaries' window goes by.
+    pub fn with_clock(hub_host: &str, edge_device: &str, clock: SharedClock) -> Arc<Self> {
+        Self::with_instance(hub_host, edge_device, &guid(rand::random()), clock, IDS_MAX)
+    }
+
+    fn with_instance(
+        hub: &str,
+        edge: &str,
+        instance: &str,
+        clock: SharedClock,
+        ids_max: usize,
+    ) -> Arc<Self> {
+        let (registry, made) = (Registry::new(), RefCell::default());
         let base = vec![
             ("edge_device", edge.to_owned()),
             ("instance_number", instance.to_owned()),
             ("iothub", hub.to_owned()),
         ];
-        let families = Families::new(&Maker { registry: &registry, base: &base, clock: &clock });
+        let series_max = SERIES_PER_ID * (ids_max + STRANGERS_MAX);
+        let (registered, based, clocked, all) = (&registry, &base, &clock, &made);
+        let maker = |folded| Maker {
+            registry: registered,
+            base: based,
+            clock: clocked,
+            series_max,
+            folded,
+            made: all,
+        };
+        let folds = maker(None).make(
+            "sphere_gateway_labels_folded_total",
+            "Counts that went to the label value `other`, by what had no place left",
+            Kind::Counter,
+            &["label"],
+            false,
+        );
+        let fold = |label| folds.cell(&[label]);
+        let labels = Labels::new(
+            ids_max,
+            Folded { id: fold("id"), stranger: fold("stranger"), output: fold("output") },
+        );
+        let families = Families::new(&maker(Some(fold("series"))));
         families.clients.set(&[], 0.0);
         families.upstream_connected.set(&[], 0.0);
         Arc::new(Self {
             registry,
             base,
             clock,
-            labels: Labels::default(),
+            labels,
             clients: AtomicI64::new(0),
             families,
+            made: made.into_inner(),
             gauges: Mutex::default(),
             refresh: Mutex::default(),
         })
+    }
+
+    /// Frees the places of ids that `stays` denies, if all places are taken: until then a series that once existed goes
+    /// on, since a counter that vanishes looks like a restart. Who is counted again later begins again at 0. Gives how
+    /// many were freed.
+    pub fn free_ids(&self, stays: impl Fn(&Identity) -> bool) -> usize {
+        let freed = self.labels.free(stays);
+        for family in &self.made {
+            family.forget_ids(&freed);
+        }
+        freed.len()
+    }
+
+    /// What is always there, whether it has been counted or not; the gauges of [`Self::set_gauge`] come besides.
+    pub fn described(&self) -> Vec<Described> {
+        self.made.iter().map(Family::described).collect()
     }
 
     /// A message of `bytes` body bytes came in. `kept` is of this sender alone.
@@ -212,9 +252,13 @@ impl Metrics {
     }
 
     /// Somebody who says to be `id` was refused. The claim is not proved, so strangers have a small budget of labels
-    /// of their own and cannot use up the devices'.
-    pub fn connect_failed(&self, id: &str, reason: &'static str) {
-        self.families.connect_failed.inc(&[&self.labels.stranger(id), reason]);
+    /// of their own and cannot use up the devices'. `denied` = it was looked at who it is: the reference has one word for
+    /// all of that.
+    pub fn connect_failed(&self, id: &str, reason: &'static str, denied: bool) {
+        let id = self.labels.stranger(id);
+        let word = if denied { NOT_AUTHENTICATED } else { reason };
+        self.families.connect_failed.inc(&[&id, word]);
+        self.families.client_refused.inc(&[&id, reason]);
     }
 
     /// The upstream of `id` went away.
@@ -281,13 +325,34 @@ impl Metrics {
             if !fits || gauges.len() >= GAUGES_MAX {
                 return;
             }
-            let maker = Maker { registry: &self.registry, base: &self.base, clock: &self.clock };
+            let maker = Maker {
+                registry: &self.registry,
+                base: &self.base,
+                clock: &self.clock,
+                series_max: 1,
+                folded: None,
+                made: &RefCell::default(),
+            };
             let family =
                 maker.make(&format!("sphere_gateway_{name}"), help, Kind::Gauge, &[], false);
             gauges.insert(name, family);
         }
         if let Some(family) = gauges.get(name) {
             family.set(&[], value);
+        }
+    }
+
+    /// As [`Self::set_gauge`]; `None`: there is nothing to tell, and no series. (The Azure Monitor collector cannot read an
+    /// infinity.)
+    pub fn set_gauge_if(&self, name: &'static str, help: &'static str, value: Option<f64>) {
+        match value {
+            Some(value) => self.set_gauge(name, help, value),
+            None => {
+                let gauges = self.gauges.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(family) = gauges.get(name) {
+                    family.forget(&[]);
+                }
+            }
         }
     }
 
@@ -341,86 +406,6 @@ fn guid(random: [u8; 16]) -> String {
     b[8] = b[8] & 0x3f | 0x80;
     let hex: String = b.iter().map(|b| format!("{b:02x}")).collect();
     [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
-}
-
-/// What a new family needs.
-struct Maker<'m> {
-    registry: &'m Registry,
-    base: &'m [(&'static str, String)],
-    clock: &'m SharedClock,
-}
-
-impl Maker<'_> {
-    /// Makes and registers a family; `telemetry` = marked for the Azure Monitor collector.
-    fn make(
-        &self,
-        name: &str,
-        help: &'static str,
-        kind: Kind,
-        labels: &'static [&'static str],
-        telemetry: bool,
-    ) -> Family {
-        let mut constant = self.base.to_vec();
-        if telemetry {
-            constant.push(("ms_telemetry", "True".to_owned()));
-        }
-        let shape = Shape { name: name.to_owned(), help, kind, labels };
-        let family = Family::new(shape, constant, Arc::clone(self.clock));
-        let registered = self.registry.register(Box::new(family.clone()));
-        debug_assert!(registered.is_ok(), "{name}: {registered:?}");
-        family
-    }
-
-    /// A series of the reference that the Azure Monitor collector picks up.
-    fn picked(
-        &self,
-        name: &str,
-        help: &'static str,
-        kind: Kind,
-        labels: &'static [&'static str],
-    ) -> Family {
-        self.make(name, help, kind, labels, true)
-    }
-
-    /// Any other series.
-    fn plain(
-        &self,
-        name: &str,
-        help: &'static str,
-        kind: Kind,
-        labels: &'static [&'static str],
-    ) -> Family {
-        self.make(name, help, kind, labels, false)
-    }
-}
-
-impl Families {
-    #[rustfmt::skip]
-    fn new(m: &Maker<'_>) -> Self {
-        use Kind::{Counter, Gauge, Summary};
-        Self {
-            received: m.picked("edgehub_messages_received_total", "Messages received from clients", Counter, &["route_output", "id"]),
-            size: m.plain("edgehub_message_size_bytes", "Body size of received messages", Summary, &["id"]),
-            sent: m.picked("edgehub_messages_sent_total", "Messages that the endpoint has taken", Counter, &["from", "to", "from_route_output", "to_route_input", "priority"]),
-            send_seconds: m.plain("edgehub_message_send_duration_seconds", "Time taken by a send operation", Summary, &["from", "to", "from_route_output", "to_route_input"]),
-            process_seconds: m.picked("edgehub_message_process_duration_seconds", "Time from stored to delivered", Summary, &["from", "to", "priority"]),
-            dropped: m.picked("edgehub_messages_dropped_total", "Messages dropped on purpose, by reason", Counter, &["reason", "from", "from_route_output"]),
-            unacked: m.picked("edgehub_messages_unack_total", "Messages not acknowledged, by reason", Counter, &["reason", "from", "from_route_output"]),
-            queue_length: m.picked("edgehub_queue_length", "Messages that wait in a queue", Gauge, &["endpoint", "priority"]),
-            queue_bytes: m.plain("sphere_gateway_queue_bytes", "Bytes that wait in a queue", Gauge, &["endpoint", "priority"]),
-            queue_age: m.plain("sphere_gateway_queue_oldest_message_age_seconds", "How long the oldest message of a queue waits, in the store's own time", Gauge, &["endpoint", "priority"]),
-            offline: m.picked("edgehub_offline_count_total", "Times that the upstream went away", Counter, &["id"]),
-            offline_seconds: m.picked("edgehub_offline_duration_seconds", "How long the upstream was away", Summary, &["id"]),
-            retries: m.picked("edgehub_operation_retry_total", "Operations tried again", Counter, &["id", "operation"]),
-            connected: m.plain("edgehub_client_connect_success_total", "Clients connected", Counter, &["id"]),
-            disconnected: m.plain("edgehub_client_disconnect_total", "Clients gone", Counter, &["id"]),
-            connect_failed: m.picked("edgehub_client_connect_failed_total", "Clients refused at connect, by reason", Counter, &["id", "reason"]),
-            clients: m.plain("edgehub_connected_clients", "Clients that are connected now", Gauge, &[]),
-            upstream_connected: m.plain("sphere_gateway_upstream_connected", "1 while the hub is reached", Gauge, &[]),
-            refused: m.plain("sphere_gateway_refused_total", "Peers and packets refused, by stage and reason", Counter, &["stage", "reason"]),
-            events: m.plain("sphere_gateway_events_total", "Other counted events", Counter, &["event", "reason"]),
-        }
-    }
 }
 
 #[cfg(test)]

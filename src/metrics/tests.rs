@@ -27,8 +27,13 @@ impl Clock for Still {
 
 fn fixture() -> (Arc<Metrics>, Arc<Still>) {
     let clock = Arc::new(Still { origin: clock::system().monotonic(), secs: AtomicU64::new(0) });
-    let metrics =
-        Metrics::with_instance("hub.net", "edge", "guid", Arc::clone(&clock) as SharedClock);
+    let metrics = Metrics::with_instance(
+        "hub.net",
+        "edge",
+        "guid",
+        Arc::clone(&clock) as SharedClock,
+        IDS_MAX,
+    );
     (metrics, clock)
 }
 
@@ -62,7 +67,7 @@ fn the_series_that_azure_monitor_picks_up_read_as_the_reference_writes_them() {
     m.went_offline("edge/$edgeHub");
     m.came_online("edge/$edgeHub", s);
     m.retried("d1", "telemetry");
-    m.connect_failed("who", "auth");
+    m.connect_failed("who", "thumbprint", true);
     let text = m.render();
     let picked: Vec<&str> = text
         .lines()
@@ -71,7 +76,7 @@ fn the_series_that_azure_monitor_picks_up_read_as_the_reference_writes_them() {
     assert_eq!(
         picked,
         [
-            r#"edgehub_client_connect_failed_total{edge_device="edge",id="who",instance_number="guid",iothub="hub.net",ms_telemetry="True",reason="auth"} 1"#,
+            r#"edgehub_client_connect_failed_total{edge_device="edge",id="who",instance_number="guid",iothub="hub.net",ms_telemetry="True",reason="not_authenticated"} 1"#,
             r#"edgehub_message_process_duration_seconds_sum{edge_device="edge",from="d1",instance_number="guid",iothub="hub.net",ms_telemetry="True",priority="2000000000",to="upstream"} 2"#,
             r#"edgehub_message_process_duration_seconds_count{edge_device="edge",from="d1",instance_number="guid",iothub="hub.net",ms_telemetry="True",priority="2000000000",to="upstream"} 1"#,
             r#"edgehub_messages_dropped_total{edge_device="edge",from="d1",from_route_output="",instance_number="guid",iothub="hub.net",ms_telemetry="True",reason="no_route"} 1"#,
@@ -118,7 +123,9 @@ fn the_other_series() {
     m.set_gauge("store_bytes", "Bytes on disk", 7.5);
     m.set_gauge("store_bytes", "Bytes on disk", 8.5);
     let text = m.render();
-    let got = lines(&text, &["edgehub_c", "sphere_gateway_"]);
+    let mut got = lines(&text, &["edgehub_c", "sphere_gateway_"]);
+    let folded = got.extract_if(.., |line| line.starts_with("sphere_gateway_labels_folded_total"));
+    assert!(folded.into_iter().all(|line| line.ends_with(" 0")));
     assert_eq!(
         got,
         [
@@ -189,14 +196,105 @@ fn strangers_cannot_use_up_the_devices_labels() {
     let (m, _) = fixture();
     m.client_connected(&device("known"));
     for i in 0..IDS_MAX + STRANGERS_MAX {
-        m.connect_failed(&format!("stranger{i}"), "auth");
+        m.connect_failed(&format!("stranger{i}"), "auth", false);
     }
-    m.connect_failed("known", "auth");
+    m.connect_failed("known", "auth", false);
     m.client_connected(&device("late"));
     let text = m.render();
     assert_eq!(lines(&text, &["edgehub_client_connect_failed_total"]).len(), STRANGERS_MAX + 2);
     assert_eq!(lines(&text, &["edgehub_client_connect_success_total"]).len(), 2);
     assert!(text.contains("id=\"late\""));
+}
+
+#[test]
+fn a_hundred_thousand_unknown_names_make_a_bounded_scrape_and_are_all_counted() {
+    const NAMES: usize = 100_000;
+    const REASONS: [&str; 4] = ["not_in_scope", "not_our_child", "no_credentials", "thumbprint"];
+    let (m, _) = fixture();
+    m.client_connected(&device("d1"));
+    let before = m.render().len();
+    for i in 0..NAMES {
+        // As long as names may be.
+        m.connect_failed(&format!("{i:0128}/{i:0128}"), REASONS[i % REASONS.len()], i % 2 == 0);
+    }
+    let text = m.render();
+    let values = |name: &str| -> Vec<u64> {
+        lines(&text, &[name])
+            .iter()
+            .map(|l| l.rsplit(' ').next().unwrap().parse().unwrap())
+            .collect()
+    };
+    for name in ["edgehub_client_connect_failed_total", "sphere_gateway_client_refused_total"] {
+        let counts = values(name);
+        assert!(counts.len() <= STRANGERS_MAX + REASONS.len(), "{name}: {} series", counts.len());
+        assert_eq!(counts.iter().sum::<u64>(), NAMES as u64, "{name}");
+    }
+    let folded = lines(&text, &["sphere_gateway_labels_folded_total"]);
+    let of = |label: &str| folded.iter().find(|l| l.contains(label)).unwrap().as_str();
+    assert!(of("stranger").ends_with(&format!(" {}", NAMES - STRANGERS_MAX)), "{folded:?}");
+    assert!(of("\"id\"").ends_with(" 0"), "{folded:?}");
+    // 408 series of 500 bytes.
+    assert!(text.len() - before < 300_000, "{}", text.len() - before);
+    // The devices have their places still.
+    m.client_connected(&device("late"));
+    assert!(m.render().contains("id=\"late\""));
+}
+
+#[test]
+fn the_places_of_who_is_gone_are_freed_when_all_are_taken() {
+    let clock = Arc::new(Still { origin: clock::system().monotonic(), secs: AtomicU64::new(0) });
+    let m = Metrics::with_instance("hub.net", "edge", "guid", clock, 3);
+    let took = || [Duration::from_secs(1)].into_iter();
+    for name in ["a", "b"] {
+        m.message_received(&mut KeptSeries::default(), &device(name), None, 1);
+        m.messages_sent(&device(name), None, "0", Duration::ZERO, took());
+    }
+    let is_b = |who: &Identity| *who == device("b");
+    assert_eq!(m.free_ids(is_b), 0, "there is room: a series that existed goes on");
+    m.went_offline("edge/$edgeHub");
+    m.client_connected(&device("c"));
+    let text = m.render();
+    assert!(text.contains(r#"label="id""#) && text.contains(r#"id="other""#), "{text}");
+    assert_eq!(m.free_ids(is_b), 1);
+    m.client_connected(&device("c"));
+    let text = m.render();
+    assert!(!text.contains(r#"id="a""#) && !text.contains(r#"from="a""#), "{text}");
+    for own in [r#"id="b""#, r#"from="b""#, r#"id="c""#, r#"id="edge/$edgeHub""#] {
+        assert!(text.contains(own), "{own}");
+    }
+    // It comes back: counted from 0, while nobody else took the place.
+    assert_eq!(m.free_ids(|who| *who != device("c")), 1);
+    m.message_received(&mut KeptSeries::default(), &device("a"), None, 1);
+    let of_a = lines(&m.render(), &["edgehub_messages_received_total"]);
+    assert!(of_a.iter().any(|l| l.contains(r#"id="a""#) && l.ends_with(" 1")), "{of_a:?}");
+}
+
+#[test]
+fn a_busy_id_costs_no_more_of_a_scrape_than_the_limit_of_ids_reckons_with() {
+    let (m, _) = fixture();
+    let before = m.render().len();
+    let who = device(&"a".repeat(64));
+    m.client_connected(&who);
+    m.client_disconnected(&who);
+    m.connect_failed(&who.to_string(), "auth", true);
+    m.message_received(&mut KeptSeries::default(), &who, None, 1);
+    m.messages_sent(&who, None, "0", Duration::ZERO, [Duration::ZERO].into_iter());
+    m.message_dropped("no_route", &who, None);
+    m.message_unacked("storage_failure", &who, None);
+    m.retried(&who.to_string(), "send");
+    // Help and type of 10 families are in it once, 1.5 KB.
+    let bytes = m.render().len() - before;
+    assert!(bytes < 8_500, "{bytes}");
+}
+
+#[test]
+fn a_gauge_with_nothing_to_tell_has_no_series() {
+    let (m, _) = fixture();
+    m.set_gauge_if("store_budget_bytes", "Where the store is full.", None);
+    m.set_gauge_if("store_budget_bytes", "Where the store is full.", Some(1.0));
+    assert_eq!(lines(&m.render(), &["sphere_gateway_store_budget_bytes"]).len(), 1);
+    m.set_gauge_if("store_budget_bytes", "Where the store is full.", None);
+    assert!(!m.render().contains("sphere_gateway_store_budget_bytes"));
 }
 
 #[test]
@@ -232,7 +330,7 @@ fn gauges_are_refreshed_by_a_scrape_and_a_queue_can_be_forgotten() {
 #[test]
 fn label_values_are_escaped() {
     let (m, _) = fixture();
-    m.connect_failed("a\"b\\c\nd", "auth");
+    m.connect_failed("a\"b\\c\nd", "auth", false);
     assert!(m.render().contains(r#"id="a\"b\\c\nd""#));
 }
 

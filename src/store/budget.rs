@@ -114,12 +114,13 @@ impl Bounds {
     /// See [`super::Store::room`].
     pub(super) fn room(&self, config: &Config, used: u64, space: io::Result<Space>) -> Room {
         let class = AppendClass::Ingress;
-        let volume = space.ok().map(|space| {
+        let space = space.ok();
+        let volume = space.map(|space| {
             let free = space.free.saturating_sub(self.kept_free(config, space.total, class));
             used.saturating_add(free)
         });
         let limit = volume.into_iter().chain(self.budget_of(class)).min();
-        Room { used, limit }
+        Room { used, limit, free: space.map(|space| space.free) }
     }
 }
 

@@ -342,6 +342,8 @@ pub struct Room {
     pub used: u64,
     /// At how many bytes devices' messages are refused, or the oldest go; `None`: the volume does not tell.
     pub limit: Option<u64>,
+    /// Bytes that are free on the volume; `None`: it does not tell.
+    pub free: Option<u64>,
 }
 
 /// What happens when a device's message finds no room.

@@ -107,7 +107,7 @@ pub struct TwinHandle {
     pub events: mpsc::Receiver<TwinEvent>,
     /// Takes changes of reported properties, one at a time.
     pub reports: mpsc::Sender<Report>,
-    /// Asks for the whole twin to be read again.
+    /// Asks for the whole twin to be read again; it is told also if nothing changed.
     pub refresh: Arc<Notify>,
 }
 
@@ -222,7 +222,7 @@ impl TwinClient {
                     self.asker = Some(report.done);
                     vec![self.machine.report(self.now(), &report.patch)]
                 }
-                () = self.refresh.notified() => self.machine.refresh(self.now()),
+                () = self.refresh.notified() => self.machine.asked(self.now()),
                 Some((id, status, payload)) = calls.next() => {
                     match links.answer(id, status, payload).await {
                         Ok(()) => Vec::new(),

@@ -3,7 +3,6 @@
 //! Owns: what is a warning and what an error for a site. Must not know: where they come from.
 
 use std::path::Path;
-use std::time::Duration;
 
 use crate::auth::TrustBundle;
 use crate::auth::bundle::BundleError;
@@ -12,9 +11,7 @@ use crate::clock::UnixMillis;
 use crate::command::check::{Finding, Group, plural};
 use crate::front::tls::{ServerIdentity, Warning};
 use crate::gateway::daemon::DAEMON_BUNDLE;
-
-/// What a person renews is told this long before its end, or in the last third of its life if that is shorter.
-const SOON: Duration = Duration::from_secs(30 * 86_400);
+use crate::gateway::server_end::ends_soon;
 
 /// An Azure Sphere application keeps a root of so many bytes in PEM.
 const SPHERE_ROOT_BYTES_MAX: usize = 3 * 1024;
@@ -69,7 +66,7 @@ pub(super) fn server(
     }
     if is_valid {
         let text = format!("valid until {} ({})", x509::utc(leaf.not_after), left(leaf, now));
-        findings.push(match ends_soon(leaf, now) && !is_renewed {
+        findings.push(match is_soon(leaf, now) && !is_renewed {
             true => GROUP.warning("certificate-validity", text, renew),
             false => GROUP.ok("certificate-validity", text),
         });
@@ -78,9 +75,8 @@ pub(super) fn server(
     findings
 }
 
-fn ends_soon(info: &CertificateInfo, now: UnixMillis) -> bool {
-    let third = Duration::from_millis(info.not_after.0.saturating_sub(info.not_before.0) / 3);
-    info.not_after < now.plus(SOON.min(third))
+fn is_soon(info: &CertificateInfo, now: UnixMillis) -> bool {
+    ends_soon((info.not_before, info.not_after), now, false)
 }
 
 fn left(info: &CertificateInfo, now: UnixMillis) -> String {
@@ -161,7 +157,7 @@ fn entries(bundle: &TrustBundle, now: UnixMillis) -> Vec<Finding> {
         let info = &entry.info;
         let who = format!("{}, {}", info.subject, entry.source);
         findings.push(match info.validity(now) {
-            Validity::Valid if ends_soon(info, now) => {
+            Validity::Valid if is_soon(info, now) => {
                 valid += 1;
                 let text = format!("{who}: {}", left(info, now));
                 GROUP.warning(ENTRY, text, "add the CA's successor to the bundle, beside this one")

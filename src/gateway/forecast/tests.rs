@@ -130,7 +130,7 @@ async fn the_first_sample_has_every_queue_that_the_start_found() {
 #[test]
 fn a_full_store_is_a_warning_only_while_it_refuses() {
     let sample = |refusing| {
-        let room = Room { used: 5, limit: Some(5) };
+        let room = Room { used: 5, limit: Some(5), free: None };
         let store = store_status(room, WhenFull::Reject, &Forecast::default());
         Sample { queues: Arc::new(Queues { queues: Vec::new(), store }), refusing }
     };

@@ -71,6 +71,8 @@ pub(super) struct Machine {
     get_due: Option<Instant>,
     /// The newest version that a patch told since the last read was asked for.
     told: u64,
+    /// Somebody wants to hear what the next read finds, also if it is nothing new.
+    wanted: bool,
     backoff: Backoff,
 }
 
@@ -84,6 +86,7 @@ impl Machine {
             known: None,
             get_due: None,
             told: 0,
+            wanted: false,
             backoff: Backoff::new(RETRY.0, RETRY.1),
         }
     }
@@ -111,7 +114,13 @@ impl Machine {
         self.ask(now, Operation::Report, patch.to_string())
     }
 
-    /// Somebody wants the whole twin read again, at once.
+    /// Somebody wants the whole twin read again, and to be shown it also if nothing changed.
+    pub(super) fn asked(&mut self, now: Instant) -> Vec<Action> {
+        self.wanted = true;
+        self.refresh(now)
+    }
+
+    /// The whole twin is to be read again, at once.
     pub(super) fn refresh(&mut self, now: Instant) -> Vec<Action> {
         match self.is_under_way(Operation::Get) {
             true => Vec::new(),
@@ -227,7 +236,8 @@ impl Machine {
             .is_some_and(|known| known.version == version && known.properties == properties);
         // Without comparing versions: a module that was made anew begins again at 1.
         self.known = Some(Known { properties, version });
-        if same { Vec::new() } else { self.hand_out(now) }
+        let wanted = std::mem::take(&mut self.wanted);
+        if same && !wanted { Vec::new() } else { self.hand_out(now) }
     }
 
     fn read_failed(&mut self, now: Instant, throttled: bool, why: &str) {

@@ -206,6 +206,35 @@ fn a_twin_is_handed_out_when_it_is_another_one() {
 }
 
 #[test]
+fn who_asked_is_shown_the_twin_also_if_it_is_the_same_and_nobody_else_is() {
+    let same = r#"{"desired":{"a":{"b":1,"c":2},"d":[1],"$version":5}}"#;
+    let text = r#"{"$version":5,"a":{"b":1,"c":2},"d":[1]}"#;
+    let mut bench = Bench::known();
+    for (asks, fails, shown) in
+        [(true, false, true), (false, false, false), (true, true, true), (false, false, false)]
+    {
+        let actions = match asks {
+            true => bench.machine.asked(bench.now),
+            false => bench.machine.refresh(bench.now),
+        };
+        bench.note(actions);
+        if fails {
+            // The wish outlives a read that fails.
+            assert_eq!(bench.answer(Operation::Get, 500, ""), (vec![], vec![]));
+            let due = bench.machine.next_due().expect("it is tried again") - bench.now;
+            bench.after(due);
+        }
+        let wanted = if shown { vec![desired(5, text)] } else { vec![] };
+        assert_eq!(bench.answer(Operation::Get, 200, same).0, wanted, "asked: {asks}");
+    }
+    // Asked while a read is under way: that one answers.
+    let actions = bench.machine.refresh(bench.now);
+    bench.note(actions);
+    assert_eq!(bench.machine.asked(bench.now), []);
+    assert_eq!(bench.answer(Operation::Get, 200, same).0, [desired(5, text)]);
+}
+
+#[test]
 fn a_read_that_fails_is_tried_again_later_and_nothing_changes() {
     for (status, body, least) in [
         (429, "", Duration::from_secs(10)),
