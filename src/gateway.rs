@@ -12,6 +12,7 @@ mod descriptors;
 mod examine;
 mod forecast;
 mod hub;
+mod known_scope;
 mod live;
 mod prepare;
 mod pumps;
@@ -35,8 +36,8 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::admin::{self, Admin};
-use crate::auth::{Authenticator, Scope, scope};
-use crate::clock::{SharedClock, UnixMillis};
+use crate::auth::{Authenticator, Scope};
+use crate::clock::SharedClock;
 use crate::config::{self, Config};
 use crate::edged::certificate::NothingToServe;
 use crate::front::connection::Front;
@@ -57,6 +58,7 @@ use self::daemon::FromDaemon;
 pub use self::examine::examine;
 use self::forecast::{LastSample, Sampler};
 use self::hub::ToHub;
+use self::known_scope::{load_scope, show_scope};
 use self::live::{LIVE_WINDOWS_MAX, LiveWatch};
 use self::prepare::Prepared;
 pub use self::prepare::{Problem, Problems};
@@ -460,49 +462,6 @@ fn report_recovery(report: &store::RecoveryReport, metrics: &Metrics) {
             report.checkpoints_lost
         );
     }
-}
-
-/// The scope, and the time before which it cannot be: when the snapshot was written.
-fn load_scope(config: &Config, metrics: &Metrics) -> (Arc<Scope>, UnixMillis) {
-    let path = config.storage.join("scope.json");
-    let (scope, loaded) = Scope::load(path, config.connection.device.clone());
-    if let scope::Loaded::SetAside { .. } = &loaded {
-        metrics.counted("scope_snapshot", "set_aside");
-        warn!("{loaded}");
-    } else {
-        info!("{loaded}");
-    }
-    let saved = match loaded {
-        scope::Loaded::Snapshot { saved, .. } => saved,
-        _ => UnixMillis(0),
-    };
-    (Arc::new(scope), saved)
-}
-
-/// Shows how old the scope is: by the time of its file until the hub has told it anew.
-fn show_scope(
-    metrics: &Metrics,
-    scope: &Arc<Scope>,
-    saved: UnixMillis,
-    refreshed: watch::Receiver<Option<Instant>>,
-    clock: &SharedClock,
-) {
-    let (scope, clock) = (Arc::clone(scope), Arc::clone(clock));
-    metrics.on_scrape(move |metrics| {
-        let stored = || {
-            let age = clock.wall().0.saturating_sub(saved.0);
-            (saved != UnixMillis(0)).then(|| Duration::from_millis(age))
-        };
-        let told = *refreshed.borrow();
-        let age = match told {
-            Some(at) => Some(clock.monotonic().saturating_duration_since(at)),
-            None => stored(),
-        };
-        let help = "Seconds since the hub told who may connect; none while nobody knows.";
-        metrics.set_gauge_if("scope_age_seconds", help, age.map(|age| age.as_secs_f64()));
-        let help = "Devices and modules that may connect.";
-        metrics.set_gauge("scope_entries", help, scope.len() as f64);
-    });
 }
 
 async fn bind(bind: &config::Bind) -> Result<TcpListener, StartError> {

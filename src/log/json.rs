@@ -22,7 +22,7 @@ pub struct JsonLine;
 
 const MESSAGE: &str = "message";
 
-/// Names that no field of an event takes.
+/// The event's own members, in their order.
 const RESERVED: [&str; 4] = ["ts", "level", "target", MESSAGE];
 
 /// The words of `RuntimeLogLevel`.
@@ -95,13 +95,18 @@ impl Visit for Said {
 
 /// The object, in one line.
 fn line(level: Level, now: UnixMillis, target: &str, said: Said) -> String {
-    let mut object = Map::new();
-    object.insert("ts".to_owned(), format!("{:.3}", time(now)).into());
-    object.insert("level".to_owned(), name(level).into());
-    object.insert("target".to_owned(), target.into());
-    object.insert(MESSAGE.to_owned(), said.message.into());
-    object.extend(said.fields);
-    let text = Value::Object(object).to_string();
+    let ts = format!("{:.3}", time(now));
+    let own = [ts.as_str(), name(level), target, &said.message];
+    // By hand, for the order that a person reads it in.
+    let mut text = String::from("{");
+    for (name, value) in RESERVED.into_iter().zip(own) {
+        text.push_str(&format!("\"{name}\":{},", Value::from(value)));
+    }
+    for (name, value) in said.fields {
+        text.push_str(&format!("{}:{value},", Value::from(name)));
+    }
+    text.pop();
+    text.push('}');
     if !text.chars().any(is_unsafe) {
         return text;
     }

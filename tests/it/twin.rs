@@ -9,6 +9,7 @@ use sphere_gateway::gateway::Gateway;
 
 use crate::client::admitted;
 use crate::configuration::{document, no_disconnect, until_counted, until_warned, upstream};
+use crate::log_format::Running;
 use crate::site::EDGE;
 use crate::support::{PATIENCE, World, eventually, get, metrics, series};
 
@@ -316,4 +317,31 @@ async fn a_document_of_the_file_decides_nothing_once_the_twin_does() {
     fleet.finish().await;
     world.expect_nothing_lost(&fleet).await;
     end(world, gateway).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hang_up_is_answered_in_the_log_also_if_the_twin_is_the_same() {
+    let world = world(1, &upstream(3)).await;
+    let running = Running::start(&world);
+    tokio::task::block_in_place(|| {
+        running.until("the $edgeHub twin: a changed document is in force");
+        for _ in 0..2 {
+            running.hang_up();
+            running.until("the $edgeHub twin is asked for again");
+            running.until("the $edgeHub twin: the document is the one in force, nothing changes");
+        }
+    });
+    // The answer is given: a change that comes later is nobody's.
+    desire(&world, &json!({"schemaVersion": "9"}));
+    let refused = "the $edgeHub twin: ";
+    let log = tokio::task::block_in_place(|| running.until("Nothing changes"));
+    assert!(log.iter().any(|line| line.contains(refused)), "{log:#?}");
+    // Bad as it is, it is told again to who asks.
+    running.hang_up();
+    tokio::task::block_in_place(|| {
+        running.until("the $edgeHub twin is asked for again");
+        running.until("Nothing changes");
+        running.stop()
+    });
+    world.end().await;
 }

@@ -1,0 +1,57 @@
+//! The scope that is known at the start, and how old it is.
+//!
+//! Owns: where its snapshot lies. Must not know: how it is fetched.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::auth::{Scope, scope};
+use crate::clock::{SharedClock, UnixMillis};
+use crate::config::Config;
+use crate::metrics::Metrics;
+
+/// The scope, and the time before which it cannot be: when the snapshot was written.
+pub(super) fn load_scope(config: &Config, metrics: &Metrics) -> (Arc<Scope>, UnixMillis) {
+    let path = config.storage.join("scope.json");
+    let (scope, loaded) = Scope::load(path, config.connection.device.clone());
+    if let scope::Loaded::SetAside { .. } = &loaded {
+        metrics.counted("scope_snapshot", "set_aside");
+        warn!("{loaded}");
+    } else {
+        info!("{loaded}");
+    }
+    let saved = match loaded {
+        scope::Loaded::Snapshot { saved, .. } => saved,
+        _ => UnixMillis(0),
+    };
+    (Arc::new(scope), saved)
+}
+
+/// Shows how old the scope is: by the time of its file until the hub has told it anew.
+pub(super) fn show_scope(
+    metrics: &Metrics,
+    scope: &Arc<Scope>,
+    saved: UnixMillis,
+    refreshed: watch::Receiver<Option<Instant>>,
+    clock: &SharedClock,
+) {
+    let (scope, clock) = (Arc::clone(scope), Arc::clone(clock));
+    metrics.on_scrape(move |metrics| {
+        let stored = || {
+            let age = clock.wall().0.saturating_sub(saved.0);
+            (saved != UnixMillis(0)).then(|| Duration::from_millis(age))
+        };
+        let told = *refreshed.borrow();
+        let age = match told {
+            Some(at) => Some(clock.monotonic().saturating_duration_since(at)),
+            None => stored(),
+        };
+        let help = "Seconds since the hub told who may connect; none while nobody knows.";
+        metrics.set_gauge_if("scope_age_seconds", help, age.map(|age| age.as_secs_f64()));
+        let help = "Devices and modules that may connect.";
+        metrics.set_gauge("scope_entries", help, scope.len() as f64);
+    });
+}

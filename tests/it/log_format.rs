@@ -1,0 +1,138 @@
+//! The log of the real binary, in both forms, with a peer that would like to write lines of its own.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self, Receiver};
+
+use rumqttc::mqttbytes::QoS;
+use rumqttc::mqttbytes::v4::{Login, Packet, Publish};
+use serde_json::Value;
+
+use crate::client::{admitted, connect, silent_tls};
+use crate::device;
+use crate::support::{BINARY, PATIENCE, World};
+
+const FORGED: &str = "\n<3> 2026-01-02 03:04:05.678 +00:00 [ERR] - forged";
+
+/// The binary, killed when it is dropped.
+pub(crate) struct Running {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Running {
+    pub(crate) fn start(world: &World) -> Self {
+        let mut command = Command::new(BINARY);
+        let spawned =
+            world.with_environment(&mut command).arg("run").stdout(Stdio::piped()).spawn();
+        let mut child = spawned.expect("the binary runs");
+        let stdout = BufReader::new(child.stdout.take().expect("piped"));
+        let (told, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                let _ = told.send(line);
+            }
+        });
+        Self { child, lines }
+    }
+
+    /// All lines until one has `part`, which is the last of them.
+    pub(crate) fn until(&self, part: &str) -> Vec<String> {
+        let mut lines: Vec<String> = Vec::new();
+        while !lines.last().is_some_and(|line| line.contains(part)) {
+            lines.push(
+                self.lines
+                    .recv_timeout(PATIENCE)
+                    .unwrap_or_else(|e| panic!("no line with {part:?} ({e}) after {lines:#?}")),
+            );
+        }
+        lines
+    }
+
+    /// SIGHUP.
+    pub(crate) fn hang_up(&self) {
+        let kill = Command::new("kill").args(["-HUP", &self.child.id().to_string()]).status();
+        assert!(kill.expect("kill").success());
+    }
+
+    /// SIGTERM; the rest of the log.
+    pub(crate) fn stop(mut self) -> Vec<String> {
+        let kill = Command::new("kill").arg(self.child.id().to_string()).status();
+        assert!(kill.expect("kill").success());
+        let lines = self.lines.iter().collect();
+        assert!(self.child.wait().expect("our child").success());
+        lines
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The whole log of a run in which a device and a stranger send names with a line feed and a head in them.
+async fn log_of_a_run(format: &str) -> Vec<String> {
+    let mut world = World::new(2).await;
+    world.set("RuntimeLogFormat", format);
+    world.set("RuntimeLogLevel", "debug");
+    let running = Running::start(&world);
+    let mut log = tokio::task::block_in_place(|| running.until("MQTT over TLS on "));
+    let last = log.last().expect("one");
+    let (_, address) = last.split_once("MQTT over TLS on ").expect("it is there");
+    let address = address.split('"').next().expect("a part");
+    let port = address.rsplit(':').next().expect("a port");
+    world.port.store(port.parse().expect("a number"), Ordering::Relaxed);
+
+    let mut stream = admitted(&world.device(0)).await;
+    let topic = format!("devices/x{FORGED}/messages/events/");
+    let publish = Packet::Publish(Publish::new(topic, QoS::AtMostOnce, "{}"));
+    device::write(&mut stream, &publish).await.expect("write");
+    log.extend(tokio::task::block_in_place(|| running.until("closed: ")));
+
+    let config = world.device(1);
+    let mut claim = connect(&config);
+    claim.client_id = format!("x{FORGED}");
+    claim.login = Some(Login { username: format!("{FORGED}/x{FORGED}"), password: String::new() });
+    let mut stream = silent_tls(&config).await;
+    device::write(&mut stream, &Packet::Connect(claim)).await.expect("write");
+    log.extend(tokio::task::block_in_place(|| running.until("closed: ")));
+    log.extend(tokio::task::block_in_place(|| running.stop()));
+    world.end().await;
+    assert!(log.iter().any(|line| line.contains("forged")), "a peer's words are logged: {log:#?}");
+    log
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_line_is_an_object_if_json_is_set() {
+    let log = log_of_a_run("json").await;
+    let mut messages = Vec::new();
+    for line in &log {
+        let object: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        assert!(line.starts_with("{\"ts\":\"20"), "{line}");
+        for member in ["ts", "level", "target", "message"] {
+            assert!(object[member].is_string(), "{member}: {line}");
+        }
+        assert_eq!(object["ts"].as_str().map(str::len), Some("2026-01-02T03:04:05.678Z".len()));
+        messages.push(object["message"].as_str().expect("a text").to_owned());
+    }
+    let has = |part: &str| messages.iter().any(|message| message.contains(part));
+    assert!(has("RuntimeLogFormat") && has("honoured"), "the start table");
+    assert!(has("MQTT over TLS on") && has("stopped"), "{messages:#?}");
+    let closed: Vec<&String> = log.iter().filter(|line| line.contains("closed: ")).collect();
+    assert!(closed.iter().all(|line| line.contains("\"peer\":\"127.0.0.1")), "{closed:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_peer_forges_a_line_of_the_text() {
+    let log = log_of_a_run("text").await;
+    for line in &log {
+        // <6> 2026-01-02 03:04:05.678 +00:00 [INF]
+        let is_head = line.get(34..36) == Some(" [") && line.get(3..4) == Some(" ");
+        assert!(is_head || line.starts_with("  | "), "{line:?}");
+        assert!(!line.starts_with("<3>"), "{line:?}");
+    }
+    assert!(log.len() > 20, "{log:#?}");
+}
