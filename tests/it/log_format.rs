@@ -7,13 +7,15 @@ use std::sync::mpsc::{self, Receiver};
 
 use rumqttc::mqttbytes::QoS;
 use rumqttc::mqttbytes::v4::{Login, Packet, Publish};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::client::{admitted, connect, silent_tls};
+use crate::configuration::document;
 use crate::device;
 use crate::support::{BINARY, PATIENCE, World};
 
-const FORGED: &str = "\n<3> 2026-01-02 03:04:05.678 +00:00 [ERR] - forged";
+/// A head, as far as a topic may have one: `+` is a wildcard.
+const FORGED: &str = "\n<3> 2026-01-02 03:04:05.678 00:00 [ERR] - forged";
 
 /// The binary, killed when it is dropped.
 pub(crate) struct Running {
@@ -73,11 +75,15 @@ impl Drop for Running {
     }
 }
 
-/// The whole log of a run in which a device and a stranger send names with a line feed and a head in them.
+/// The whole log of a run in which a device, a stranger and a document have names with a line feed and a head in them.
 async fn log_of_a_run(format: &str) -> Vec<String> {
     let mut world = World::new(2).await;
     world.set("RuntimeLogFormat", format);
     world.set("RuntimeLogLevel", "debug");
+    let route = |text: &str| json!({"route": text, "priority": 3});
+    let good = route("FROM /messages/* INTO $upstream");
+    let bad = route(&format!("FROM /messages/* WHERE x{FORGED} INTO $upstream"));
+    world.set_document(&document(json!({"good": good, format!("bad{FORGED}"): bad})));
     let running = Running::start(&world);
     let mut log = tokio::task::block_in_place(|| running.until("MQTT over TLS on "));
     let last = log.last().expect("one");
@@ -90,12 +96,15 @@ async fn log_of_a_run(format: &str) -> Vec<String> {
     let topic = format!("devices/x{FORGED}/messages/events/");
     let publish = Packet::Publish(Publish::new(topic, QoS::AtMostOnce, "{}"));
     device::write(&mut stream, &publish).await.expect("write");
-    log.extend(tokio::task::block_in_place(|| running.until("closed: ")));
+    log.extend(tokio::task::block_in_place(|| running.until("topic_identity")));
 
     let config = world.device(1);
     let mut claim = connect(&config);
     claim.client_id = format!("x{FORGED}");
-    claim.login = Some(Login { username: format!("{FORGED}/x{FORGED}"), password: String::new() });
+    claim.login = Some(Login {
+        username: format!("h/x{FORGED}/?api-version=2021-04-12"),
+        password: String::new(),
+    });
     let mut stream = silent_tls(&config).await;
     device::write(&mut stream, &Packet::Connect(claim)).await.expect("write");
     log.extend(tokio::task::block_in_place(|| running.until("closed: ")));
@@ -132,7 +141,7 @@ async fn no_peer_forges_a_line_of_the_text() {
         // <6> 2026-01-02 03:04:05.678 +00:00 [INF]
         let is_head = line.get(34..36) == Some(" [") && line.get(3..4) == Some(" ");
         assert!(is_head || line.starts_with("  | "), "{line:?}");
-        assert!(!line.starts_with("<3>"), "{line:?}");
+        assert!(!line.trim_start().starts_with(FORGED.trim_start()), "{line:?}");
     }
     assert!(log.len() > 20, "{log:#?}");
 }
