@@ -194,6 +194,10 @@ impl Family {
         table.len = left;
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.0.shape.name
+    }
+
     pub(super) fn described(&self) -> Described {
         let Shape { name, kind, labels, .. } = &self.0.shape;
         let kind = match kind {
@@ -314,7 +318,9 @@ impl Collector for Family {
 
     fn collect(&self) -> Vec<proto::MetricFamily> {
         let table = self.0.series.read().unwrap_or_else(PoisonError::into_inner);
-        let metrics = table.by_hash.values().flatten().map(|s| self.0.metric(s)).collect();
+        let mut series: Vec<&Series> = table.by_hash.values().flatten().collect();
+        series.sort_by(|a, b| a.values.cmp(&b.values));
+        let metrics = series.into_iter().map(|s| self.0.metric(s)).collect();
         let mut family = proto::MetricFamily::default();
         family.set_name(self.0.shape.name.clone());
         family.set_help(self.0.shape.help.to_owned());

@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use prometheus::core::Collector;
 use prometheus::{Registry, TextEncoder};
 
 use self::families::{Families, Maker};
@@ -276,6 +277,11 @@ impl Metrics {
         self.families.retries.inc(&[&self.labels.text(id), operation]);
     }
 
+    /// A message of `sender` is sent again.
+    pub fn send_retried(&self, sender: &Identity) {
+        self.families.retries.inc(&[&self.labels.id(sender), "send"]);
+    }
+
     /// A peer was refused at a stage (`tls`, `connect`, `publish`, ...).
     pub fn refused(&self, stage: &'static str, reason: &'static str) {
         self.families.refused.inc(&[stage, reason]);
@@ -368,10 +374,19 @@ impl Metrics {
             f(self);
         }
         self.families.clients.set(&[], self.clients.load(Ordering::Relaxed) as f64);
+        let gauges = self.gauges.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut families: Vec<Family> = gauges.values().chain(&self.made).cloned().collect();
+        drop(gauges);
+        families.sort_by(|a, b| a.name().cmp(b.name()));
+        // One after the other: what the registry gathers of a thousand ids is twice the size of the text.
         let mut text = String::new();
-        if let Err(e) = TextEncoder::new().encode_utf8(&self.registry.gather(), &mut text) {
-            // Writing to a String cannot fail; a family without series is not gathered.
-            debug_assert!(false, "{e}");
+        for family in families {
+            let collected = family.collect();
+            let has_series = collected.iter().all(|family| !family.get_metric().is_empty());
+            if has_series && let Err(e) = TextEncoder::new().encode_utf8(&collected, &mut text) {
+                // Writing to a String cannot fail.
+                debug_assert!(false, "{e}");
+            }
         }
         text
     }

@@ -281,7 +281,7 @@ fn a_busy_id_costs_no_more_of_a_scrape_than_the_limit_of_ids_reckons_with() {
     m.messages_sent(&who, None, "0", Duration::ZERO, [Duration::ZERO].into_iter());
     m.message_dropped("no_route", &who, None);
     m.message_unacked("storage_failure", &who, None);
-    m.retried(&who.to_string(), "send");
+    m.send_retried(&who);
     // Help and type of 10 families are in it once, 1.5 KB.
     let bytes = m.render().len() - before;
     assert!(bytes < 8_500, "{bytes}");

@@ -105,7 +105,7 @@ impl Running {
         match outcome {
             Outcome::Delivered => {}
             Outcome::Retry { reason, after } => {
-                self.metrics.retried(&sender.to_string(), "send");
+                self.metrics.send_retried(sender);
                 self.metrics.counted("delivery_retry", reason);
                 tracing::debug!(queue = %self.queue, %sender, reason, ?after, "delivery to be repeated");
             }

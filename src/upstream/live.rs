@@ -126,7 +126,7 @@ impl Live {
             Outcome::Delivered => self.timed_out().clear(),
             Outcome::Offline => self.severed.cancel(),
             Outcome::Retry { reason, .. } => {
-                self.shared.metrics.retried(&sender.to_string(), "send");
+                // That the message is sent again is for whoever sends it to count.
                 self.shared.metrics.counted("upstream_retry", reason);
             }
             Outcome::Rejected { .. } | Outcome::Unauthenticated { .. } => {}

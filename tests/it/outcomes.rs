@@ -67,6 +67,12 @@ async fn a_throttled_hub_is_tried_again_and_the_refusals_are_counted() {
     let text = metrics(&gateway).await;
     let retries = series(&text, "sphere_gateway_events_total", &["delivery_retry", "throttled"]);
     assert!(retries >= 1.0, "throttling is counted by its name: {retries}\n{THROTTLED}");
+    // Each retry is one of the reference's, too, once.
+    let all = series(&text, "sphere_gateway_events_total", &["delivery_retry"])
+        - series(&text, "sphere_gateway_events_total", &["delivery_retry", "reason=\"offline\""])
+        - series(&text, "sphere_gateway_events_total", &["delivery_retry", "unauthenticated"]);
+    let as_edge_hub = series(&text, "edgehub_operation_retry_total", &["operation=\"send\""]);
+    assert_eq!(as_edge_hub, all);
     gateway.shutdown().await;
     world.end().await;
 }
