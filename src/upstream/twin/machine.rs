@@ -69,6 +69,8 @@ pub(super) struct Machine {
     known: Option<Known>,
     /// When the next read is due; `None` while the links are closed or a read is under way.
     get_due: Option<Instant>,
+    /// Whether that read is put off because the one before it failed.
+    is_put_off: bool,
     /// The newest version that a patch told since the last read was asked for.
     told: u64,
     /// Somebody wants to hear what the next read finds, also if it is nothing new.
@@ -85,6 +87,7 @@ impl Machine {
             under_way: BTreeMap::new(),
             known: None,
             get_due: None,
+            is_put_off: false,
             told: 0,
             wanted: false,
             backoff: Backoff::new(RETRY.0, RETRY.1),
@@ -98,7 +101,7 @@ impl Machine {
 
     /// The links are closed.
     pub(super) fn close(&mut self) -> Vec<Action> {
-        self.get_due = None;
+        (self.get_due, self.is_put_off) = (None, false);
         let reports = std::mem::take(&mut self.under_way).into_values();
         let lost = reports.filter(|(operation, _)| *operation == Operation::Report);
         lost.map(|_| Action::Reported(Err(ReportError::Lost))).collect()
@@ -153,7 +156,7 @@ impl Machine {
         let version = patch.as_ref().ok().and_then(version_of);
         let (Ok(patch), Some(version)) = (patch, version) else {
             tracing::warn!("a change of the twin cannot be read: the whole twin is read again");
-            return self.refresh(now);
+            return self.missed(now);
         };
         self.told = self.told.max(version);
         match &mut self.known {
@@ -171,9 +174,15 @@ impl Machine {
                     to = version,
                     "a change of the twin was missed: it is read as a whole"
                 );
-                self.refresh(now)
+                self.missed(now)
             }
         }
+    }
+
+    /// A change is not known: the whole is read. Not before its time if the hub has just failed, or is throttling us: each
+    /// further change would press it again, and the read that is due brings them all.
+    fn missed(&mut self, now: Instant) -> Vec<Action> {
+        if self.is_put_off { Vec::new() } else { self.refresh(now) }
     }
 
     /// Does what is due.
@@ -207,7 +216,7 @@ impl Machine {
     }
 
     fn get(&mut self, now: Instant) -> Action {
-        (self.get_due, self.told) = (None, 0);
+        (self.get_due, self.is_put_off, self.told) = (None, false, 0);
         self.ask(now, Operation::Get, " ".to_owned())
     }
 
@@ -243,7 +252,7 @@ impl Machine {
     fn read_failed(&mut self, now: Instant, throttled: bool, why: &str) {
         let wait = self.backoff.next_wait();
         let wait = if throttled { wait.max(THROTTLED_AFTER) } else { wait };
-        self.get_due = Some(now + wait);
+        (self.get_due, self.is_put_off) = (Some(now + wait), true);
         tracing::warn!(%why, ?wait, "the twin was not read; the configuration in force stays");
     }
 

@@ -164,6 +164,43 @@ fn what_does_not_follow_is_read_as_a_whole() {
     }
 }
 
+/// Changes that come while the hub throttles are read together, once, when the wait is over.
+#[test]
+fn a_gap_does_not_press_a_hub_that_has_just_refused() {
+    for status in [429, 500, 503] {
+        for patch in [r#"{"x":1,"$version":9}"#, r#"{"x":1}"#, "{"] {
+            let mut bench = Bench::known();
+            let actions = bench.machine.refresh(bench.now);
+            bench.note(actions);
+            assert_eq!(bench.answer(Operation::Get, status, ""), (vec![], vec![]));
+            let due = bench.machine.next_due().expect("it is tried again");
+            for _ in 0..3 {
+                assert_eq!(bench.change(patch), (vec![], vec![]), "{status} {patch}");
+                assert_eq!(bench.machine.next_due(), Some(due), "{status} {patch}: nor later");
+            }
+            let wait = due.saturating_duration_since(bench.now);
+            assert!(status != 429 || wait >= Duration::from_secs(10), "{wait:?}");
+            assert_eq!(bench.after(wait), (vec![], vec![Operation::Get]), "{status} {patch}");
+            let now = r#"{"desired":{"x":1,"$version":9}}"#;
+            let (actions, asked) = bench.answer(Operation::Get, 200, now);
+            assert_eq!((actions.len(), asked), (1, vec![]));
+            // The hub is well again: the next gap is read at once.
+            assert_eq!(bench.change(r#"{"y":1,"$version":12}"#).1, [Operation::Get]);
+        }
+    }
+    // A person who asks, or links that are new, do not wait.
+    let mut bench = Bench::known();
+    let actions = bench.machine.refresh(bench.now);
+    bench.note(actions);
+    bench.answer(Operation::Get, 429, "");
+    let actions = bench.machine.refresh(bench.now);
+    assert_eq!(bench.note(actions).1, [Operation::Get]);
+    bench.answer(Operation::Get, 429, "");
+    bench.machine.close();
+    let actions = bench.machine.open(bench.now);
+    assert_eq!(bench.note(actions).1, [Operation::Subscribe, Operation::Get]);
+}
+
 #[test]
 fn an_answer_that_a_change_has_overtaken_is_asked_for_again() {
     let mut bench = Bench::known();
