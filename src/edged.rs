@@ -2,8 +2,8 @@
 //! (`edgehub.md` 2).
 //!
 //! Owns: [`Workload`] (the calls, how many at once, how often and how long they are tried), the words for what can go wrong
-//! ([`WorkloadError`]), and [`certificate`]: the server's certificate from its first request to its renewals, with what is
-//! kept on disk for a start without the daemon.
+//! ([`WorkloadError`]), [`certificate`] (the server's certificate from its first request to its renewals) and
+//! [`trust_bundle`], with what is kept on disk for a start without the daemon.
 //! Invariants: a daemon that is away costs nobody a session and ends nothing: whoever asks goes on with what he has; keys and
 //! signatures show in no log, no `Debug` and no error; time, size and number of requests are bounded.
 //! Must not know: what is signed, who connects, where settings come from.
@@ -16,6 +16,7 @@ pub mod certificate;
 mod error;
 mod http;
 mod kept;
+pub mod trust_bundle;
 mod wire;
 
 use std::fmt;

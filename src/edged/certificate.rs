@@ -1,4 +1,4 @@
-//! The server's certificate and the trust bundle, from the first request to the last renewal.
+//! The server's certificate, from the first request to the last renewal.
 //!
 //! Owns: when the daemon is asked (at start, and at two thirds of a certificate's life until it has given a new one), which
 //! answer is taken, and what serves while there is none: the certificate of before, first the one in memory, at a start the
@@ -58,11 +58,11 @@ pub struct Config {
 #[error("no {what} to start with, and {kept}: {source}")]
 pub struct NothingToServe {
     /// What was asked for.
-    what: &'static str,
+    pub(super) what: &'static str,
     /// What is the matter with what is kept.
-    kept: String,
+    pub(super) kept: String,
     /// Why the daemon gave nothing.
-    source: WorkloadError,
+    pub(super) source: WorkloadError,
 }
 
 /// The certificate that serves.
@@ -87,7 +87,7 @@ impl Current {
     }
 }
 
-/// Gets certificates and the trust bundle, and keeps them.
+/// Gets certificates, and keeps them.
 #[derive(Clone)]
 pub struct Certificates {
     workload: Arc<Workload>,
@@ -111,7 +111,7 @@ impl Certificates {
         let kept = self.kept_identity();
         match asked(self.request(), kept.is_ok()).await {
             Ok((issued, identity)) => {
-                self.keep(move |kept| kept.keep_server(&issued)).await;
+                self.kept.keep(move |kept| kept.keep_server(&issued)).await;
                 Ok(self.fresh(identity))
             }
             Err(why) => match kept {
@@ -124,34 +124,6 @@ impl Certificates {
                 }
                 Err(kept) => Err(NothingToServe { what: "server certificate", kept, source: why }),
             },
-        }
-    }
-
-    /// The trust bundle to start with, PEM: the daemon's, else the one that is kept.
-    ///
-    /// # Errors
-    /// There is neither.
-    pub async fn bundle_at_start(&self) -> Result<Vec<u8>, NothingToServe> {
-        let kept = match self.kept.bundle() {
-            Ok(Some(pem)) => Ok(pem),
-            Ok(None) => Err("none is kept from an earlier start".to_owned()),
-            Err(e) => Err(format!("the kept one cannot be read ({e})")),
-        };
-        match asked(self.workload.trust_bundle(), kept.is_ok()).await {
-            Ok(pem) => {
-                let pem = pem.into_bytes();
-                let copy = pem.clone();
-                self.keep(move |kept| kept.keep_bundle(&copy)).await;
-                Ok(pem)
-            }
-            Err(source) => {
-                let pem = kept.map_err(|kept| {
-                    let what = "trust bundle";
-                    NothingToServe { what, kept, source }
-                })?;
-                warn!("the trust bundle of an earlier start serves");
-                Ok(pem)
-            }
         }
     }
 
@@ -176,9 +148,8 @@ impl Certificates {
             for warning in identity.warnings() {
                 warn!("server certificate: {warning}");
             }
-            self.keep(move |kept| kept.keep_server(&issued)).await;
+            self.kept.keep(move |kept| kept.keep_server(&issued)).await;
             current = self.fresh(identity);
-            self.look_at_bundle().await;
         }
     }
 
@@ -276,32 +247,10 @@ impl Certificates {
         let now = self.clock.wall();
         now < from && current.identity.leaf().validity(now) == Validity::NotYet
     }
-
-    /// The bundle that is in force stays until the next start; the new one is kept for it.
-    async fn look_at_bundle(&self) {
-        let Ok(pem) = self.workload.trust_bundle().await else { return };
-        let pem = pem.into_bytes();
-        if self.kept.bundle().is_ok_and(|kept| kept.is_some_and(|kept| kept != pem)) {
-            warn!("the daemon's trust bundle has changed: it counts from the next start on");
-        }
-        self.keep(move |kept| kept.keep_bundle(&pem)).await;
-    }
-
-    /// Writing syncs a file: not on a thread that serves sockets.
-    async fn keep(&self, write: impl FnOnce(&Kept) -> std::io::Result<()> + Send + 'static) {
-        let kept = self.kept.clone();
-        let written = tokio::task::spawn_blocking(move || write(&kept)).await;
-        if let Err(e) = written.expect("writing a file does not panic") {
-            let folder = self.config.folder.display();
-            warn!(
-                "what the daemon gave cannot be kept for a start without it: {folder}: {e}; check the storage folder"
-            );
-        }
-    }
 }
 
 /// A call at the start: not waited for very long if something else can serve.
-async fn asked<T>(
+pub(super) async fn asked<T>(
     call: impl Future<Output = Result<T, WorkloadError>>,
     something_is_kept: bool,
 ) -> Result<T, WorkloadError> {

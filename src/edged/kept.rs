@@ -7,6 +7,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use tracing::warn;
+
 use super::Issued;
 use crate::kept_file;
 
@@ -53,6 +55,18 @@ impl Kept {
             return Ok(());
         }
         self.write(&self.bundle_path(), pem)
+    }
+
+    /// Has `write` done on a thread that serves no sockets: it syncs a file.
+    pub(super) async fn keep(&self, write: impl FnOnce(&Self) -> io::Result<()> + Send + 'static) {
+        let kept = self.clone();
+        let written = tokio::task::spawn_blocking(move || write(&kept)).await;
+        if let Err(e) = written.expect("writing a file does not panic") {
+            let folder = self.folder.display();
+            warn!(
+                "what the daemon gave cannot be kept for a start without it: {folder}: {e}; check the storage folder"
+            );
+        }
     }
 
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {

@@ -1,5 +1,5 @@
 //! Started by the IoT Edge daemon: what it gives is fetched before anything else, and the server's certificate is renewed
-//! while devices are connected.
+//! while devices are connected; its trust bundle is watched.
 //!
 //! Owns: what the daemon gave at the start, and the swap of the certificate. Invariant: a swap touches newcomers alone; who
 //! is connected keeps his connection. Must not know: the daemon's API.
@@ -7,8 +7,10 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use rustls::ServerConfig;
-use tracing::warn;
+use tokio::sync::{Notify, watch};
+use tracing::{info, warn};
 
 use super::Gateway;
 use super::server_end::ServerEnd;
@@ -17,8 +19,10 @@ use crate::auth::bundle::BundleError;
 use crate::clock::{SharedClock, UnixMillis};
 use crate::config::{Config, Connection, Credentials, ServerSource};
 use crate::edged::certificate::{self, Certificates, Current, NothingToServe};
+use crate::edged::trust_bundle::Bundles;
 use crate::edged::{self, Workload};
 use crate::front::tls::{self, ServerIdentity, ServerIdentityError};
+use crate::metrics::Metrics;
 
 /// The daemon's trust bundle, in words.
 pub(super) const DAEMON_BUNDLE: &str = "the IoT Edge daemon's trust bundle";
@@ -26,7 +30,9 @@ pub(super) const DAEMON_BUNDLE: &str = "the IoT Edge daemon's trust bundle";
 /// What the daemon gave, or what was kept of it.
 pub(super) struct FromDaemon {
     pub(super) workload: Arc<Workload>,
-    pub(super) bundle_pem: Vec<u8>,
+    bundles: Arc<Bundles>,
+    /// Whether anything goes by the daemon's bundle: both its uses can be given by files.
+    uses_bundle: bool,
     /// `None`: the certificate is a file.
     certificate: Option<Current>,
     certificates: Certificates,
@@ -54,21 +60,33 @@ impl FromDaemon {
             keeps,
             renew_after_max: daemon.renew_after_max,
         };
-        let certificates = Certificates::new(Arc::clone(&workload), set, Arc::clone(clock));
+        let bundles = Bundles::at_start(Arc::clone(&workload), &set);
+        let certificates = Certificates::new(Arc::clone(&workload), set.clone(), Arc::clone(clock));
         let current = async {
             match config.server {
                 ServerSource::Daemon => certificates.at_start().await.map(Some),
                 ServerSource::Files(_) => Ok(None),
             }
         };
-        let (current, bundle_pem) = tokio::join!(current, certificates.bundle_at_start());
-        let (certificate, bundle_pem) = (current?, bundle_pem?);
-        Ok(Some(Self { workload, bundle_pem, certificate, certificates }))
+        let (current, bundles) = tokio::join!(current, bundles);
+        let (certificate, bundles) = (current?, Arc::new(bundles?));
+        let uses_bundle = config.trust_bundle.is_none() || config.upstream.extra_roots.is_none();
+        Ok(Some(Self { workload, bundles, uses_bundle, certificate, certificates }))
+    }
+
+    /// The trust bundle as the daemon gave it last, PEM.
+    pub(super) fn bundle_pem(&self) -> Bytes {
+        self.bundles.last()
+    }
+
+    /// The same, and whenever it is another one: looked at every hour and at each renewal of the certificate.
+    pub(super) fn trust_bundle_changes(&self) -> watch::Receiver<Bytes> {
+        self.bundles.changes()
     }
 
     /// The CAs that admit devices. An edge device may well have none but its own: devices with tokens need none.
     fn bundle(&self) -> TrustBundle {
-        match TrustBundle::from_bytes(DAEMON_BUNDLE, &self.bundle_pem) {
+        match TrustBundle::from_bytes(DAEMON_BUNDLE, &self.bundle_pem()) {
             Ok(bundle) => bundle,
             Err(e) => {
                 warn!(
@@ -120,18 +138,53 @@ impl Gateway {
         end: Arc<ServerEnd>,
     ) -> Arc<ArcSwap<ServerConfig>> {
         let served = Arc::new(ArcSwap::new(tls::server_config(server)));
-        if let Some(FromDaemon { certificate: Some(current), certificates, .. }) = daemon {
+        let Some(daemon) = daemon else { return served };
+        let (stop, look_again) = (self.stops.upstream.clone(), Arc::new(Notify::new()));
+        self.run_bundle_watch(&daemon, Arc::clone(&look_again));
+        if let FromDaemon { certificate: Some(current), certificates, .. } = daemon {
             let (served, metrics) = (Arc::clone(&served), Arc::clone(&self.metrics));
-            let stop = self.stops.upstream.clone();
             self.tasks.upstream.spawn(async move {
                 let swap = |identity: &ServerIdentity| {
                     served.store(tls::server_config(identity));
                     end.renewed(identity.leaf());
                     metrics.counted("server_certificate", "renewed");
+                    look_again.notify_one();
                 };
                 stop.run_until_cancelled(certificates.run(current, &metrics, swap)).await;
             });
         }
         served
+    }
+
+    /// Looks at the daemon's trust bundle again and again, and says when it is not the one in force any more.
+    fn run_bundle_watch(&self, daemon: &FromDaemon, look_again: Arc<Notify>) {
+        if !daemon.uses_bundle {
+            return;
+        }
+        let told = tell_of_bundle(daemon.trust_bundle_changes(), Arc::clone(&self.metrics));
+        let (bundles, metrics) = (Arc::clone(&daemon.bundles), Arc::clone(&self.metrics));
+        let stop = self.stops.upstream.clone();
+        self.tasks.upstream.spawn(async move {
+            let both = async { tokio::join!(bundles.watch(&look_again, &metrics), told) };
+            stop.run_until_cancelled(both).await;
+        });
+    }
+}
+
+/// Says whenever the daemon's bundle begins or ceases to differ from the one that was taken at the start.
+async fn tell_of_bundle(mut changes: watch::Receiver<Bytes>, metrics: Arc<Metrics>) {
+    let in_force = changes.borrow_and_update().clone();
+    while changes.changed().await.is_ok() {
+        let is_in_force = *changes.borrow_and_update() == in_force;
+        if is_in_force {
+            metrics.counted("trust_bundle", "as_in_force");
+            info!("{DAEMON_BUNDLE} is the one in force again");
+        } else {
+            metrics.counted("trust_bundle", "changed");
+            warn!(
+                "{DAEMON_BUNDLE} has changed and is kept: it counts from the next start on; restart this module when devices \
+                 or a hub need it"
+            );
+        }
     }
 }

@@ -178,13 +178,13 @@ impl Site {
     }
 
     /// The bundle's own text, if there is one.
-    fn bundle(&mut self, config: &Config, given: Option<&Given>) -> Option<Vec<u8>> {
+    fn bundle(&mut self, config: &Config, given: Option<&Given>) -> Option<bytes::Bytes> {
         match (&config.trust_bundle, given) {
             (Some(path), _) => {
                 let looked = certificate::bundle_file(path, self.now());
                 self.is_refused |= looked.is_refused;
                 self.findings.extend(looked.findings);
-                std::fs::read(path).ok()
+                std::fs::read(path).ok().map(Into::into)
             }
             (None, Some(Given { bundle: Some(pem), .. })) => {
                 self.findings.extend(certificate::daemon_bundle(pem, self.now()));

@@ -18,7 +18,7 @@ pub(super) fn of_upstream(
     config: &Config,
     daemon: Option<&FromDaemon>,
 ) -> Result<upstream::Config, Problem> {
-    let (roots, refused) = upstream_roots(config, daemon.map(|daemon| &*daemon.bundle_pem))?;
+    let (roots, refused) = upstream_roots(config, daemon.map(FromDaemon::bundle_pem).as_deref())?;
     for refused in refused {
         warn!("{refused}");
     }

@@ -6,12 +6,14 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use crate::clock::SharedClock;
 use crate::command::check::{Finding, Group};
 use crate::config::{Config, Daemon, ServerSource};
 use crate::edged::certificate::{self, Certificates};
+use crate::edged::trust_bundle::Bundles;
 use crate::edged::{self, Patience, Workload, WorkloadError};
 use crate::front::tls::ServerIdentity;
 use crate::iothub::sas::{SignError, Signer};
@@ -22,7 +24,7 @@ const GROUP: Group = Group::Daemon;
 pub(super) struct Given {
     workload: Arc<Workload>,
     signs: bool,
-    pub(super) bundle: Option<Vec<u8>>,
+    pub(super) bundle: Option<Bytes>,
     pub(super) server: Option<ServerIdentity>,
 }
 
@@ -65,7 +67,7 @@ pub(super) async fn ask(
         keeps: false,
         renew_after_max: None,
     };
-    let certificates = Certificates::new(Arc::clone(&workload), keep, Arc::clone(clock));
+    let certificates = Certificates::new(Arc::clone(&workload), keep.clone(), Arc::clone(clock));
     let wants_certificate = config.server == ServerSource::Daemon;
     let server = async {
         match wants_certificate {
@@ -77,7 +79,7 @@ pub(super) async fn ask(
         workload.trust_bundle(),
         workload.hmac(b"check"),
         server,
-        certificates.bundle_at_start()
+        Bundles::at_start(Arc::clone(&workload), &keep)
     );
     let mut findings = vec![of_version(version, spoken)];
     findings.push(of_socket(set, answer.as_ref().err()));
@@ -95,7 +97,8 @@ pub(super) async fn ask(
         });
     }
     let server = server.and_then(Result::ok).map(|current| current.identity().clone());
-    let given = Given { workload, signs: signed.is_ok(), bundle: bundle.ok(), server };
+    let bundle = bundle.ok().map(|bundles| bundles.last());
+    let given = Given { workload, signs: signed.is_ok(), bundle, server };
     (given, findings)
 }
 

@@ -45,6 +45,8 @@ pub(crate) struct Script {
     pub(crate) is_mute: bool,
     /// It does not know the caller.
     pub(crate) is_forbidden: bool,
+    /// The CAs of this edge device, PEM, if they are others than those of the start.
+    pub(crate) bundle: Option<String>,
     /// Answers are longer than any that the API has.
     pub(crate) is_garrulous: bool,
 }
@@ -240,7 +242,10 @@ fn route(
     let parts: Vec<&str> = path.trim_start_matches('/').splitn(5, '/').collect();
     match (method, &parts[..]) {
         // It asks nobody who he is here.
-        ("GET", ["trust-bundle"]) => (200, json!({ "certificate": shared.bundle_pem })),
+        ("GET", ["trust-bundle"]) => {
+            let pem = script.bundle.as_ref().unwrap_or(&shared.bundle_pem);
+            (200, json!({ "certificate": pem }))
+        }
         // The container's name is the module's without the `$`: this name passes the check, and is no identity.
         ("POST", _) if script.is_forbidden => message(403, "forbidden"),
         ("POST", ["modules", "edgeHub", ..]) => message(404, "module not found"),
