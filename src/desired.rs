@@ -14,6 +14,7 @@
 mod document;
 mod judged;
 pub mod last_good;
+pub mod layers;
 mod reader;
 mod twice;
 

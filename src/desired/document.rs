@@ -101,6 +101,11 @@ impl Document {
         self.kind
     }
 
+    /// The desired properties as they are written, and what is to be said of the text.
+    pub(super) fn into_parts(self) -> (Map<String, Value>, Vec<String>) {
+        (self.desired, self.warnings)
+    }
+
     /// Reads the desired properties. A layer may lack any part of them.
     ///
     /// # Errors
