@@ -10,10 +10,13 @@ mod explain;
 mod sample;
 
 use std::io::{self, BufReader, Write};
+use std::path::Path;
 
 use clap::Subcommand;
 
 use super::{CommandError, End};
+use crate::desired::DesiredError;
+use crate::desired::layers::{self, Layered, LayersError};
 use crate::identity::DeviceId;
 use crate::route::RefusedRoute;
 
@@ -43,6 +46,26 @@ pub fn routes(action: &RoutesAction, out: &mut dyn Write) -> Result<End, Command
     }?;
     out.flush()?;
     Ok(end)
+}
+
+/// What a FILE holds.
+enum Given {
+    /// A file, or the standard input.
+    File(Vec<u8>),
+    /// A folder: what its files come to.
+    Folder(Result<Layered, DesiredError>),
+}
+
+/// Reads FILE, which may be a folder of a base and layers, for the edge device `edge`.
+fn given(file: &Path, edge: &DeviceId) -> Result<Given, CommandError> {
+    if !file.is_dir() {
+        return super::read(file).map(Given::File);
+    }
+    match layers::read(file, edge) {
+        Ok(layered) => Ok(Given::Folder(Ok(layered))),
+        Err(LayersError::Bad(error)) => Ok(Given::Folder(Err(error))),
+        Err(LayersError::Unreadable(what)) => Err(CommandError::Usage(what)),
+    }
 }
 
 /// A route that does not compile, with its text and a caret under the place; if the document `is_refused`, no other runs

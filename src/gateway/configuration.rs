@@ -32,6 +32,7 @@ use super::settings;
 use crate::clock::{SharedClock, UnixMillis};
 use crate::config::Config;
 use crate::desired::last_good::LastGood;
+use crate::desired::layers::SetApart;
 use crate::desired::{Desired, DesiredError};
 use crate::metrics::Metrics;
 use crate::route::{CompiledRoute, RouteTable};
@@ -116,6 +117,22 @@ impl Refusal {
     }
 }
 
+/// A document as it comes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Came {
+    text: String,
+    /// The layers that do not count in it.
+    apart: Vec<SetApart>,
+    /// What is to be said of those that do.
+    warnings: Vec<String>,
+}
+
+impl From<String> for Came {
+    fn from(text: String) -> Self {
+        Self { text, apart: Vec::new(), warnings: Vec::new() }
+    }
+}
+
 /// A document that was accepted as a whole.
 #[derive(Debug, Clone)]
 struct Accepted {
@@ -126,12 +143,13 @@ struct Accepted {
 impl Accepted {
     /// A document that has routes of which none can run is refused like one that cannot be read
     /// ([`crate::desired::Judged`]).
-    fn judge(text: String, config: &Config) -> Result<(Self, Compiled), Refusal> {
+    fn judge(came: Came, config: &Config) -> Result<(Self, Compiled), Refusal> {
+        let Came { text, apart, warnings } = came;
         let desired = match Desired::parse(&text) {
             Ok(desired) => desired,
             Err(error) => return Err(Refusal::bad(&text, error)),
         };
-        let compiled = Compiled::new(&desired, config);
+        let compiled = Compiled::new(&desired, config).with_layers(apart, warnings);
         match compiled.refused() {
             Some(error) => Err(Refusal::bad(&text, error)),
             None => Ok((Self { text, desired }, compiled)),
@@ -176,6 +194,8 @@ struct State {
     since: UnixMillis,
     store_bytes_max: Option<u64>,
     set_aside: Vec<String>,
+    /// Layers that do not count in it.
+    layers_apart: Vec<SetApart>,
     /// The document that came after it and was refused.
     refused: Option<(Origin, Refusal)>,
     /// Not there without a configured document: then nothing is kept.
@@ -206,12 +226,14 @@ impl Configuration {
             parts.metrics.counted("configuration_refused", refusal.reason);
         }
         let live_first = compiled.has_live_first();
-        let Compiled { table, set_aside, store_bytes_max, .. } = compiled;
+        let Compiled { table, set_aside, store_bytes_max, layers_apart, .. } = compiled;
+        count_layers(&layers_apart, &[], &parts.metrics);
         let mut state = State {
             accepted,
             since,
             store_bytes_max,
             set_aside: set_aside.into_iter().map(|route| route.name).collect(),
+            layers_apart,
             refused: refusal.map(|refusal| (Origin::File, refusal)),
             last_good,
             not_kept: None,
@@ -247,15 +269,20 @@ impl Configuration {
     pub(super) fn offer(
         &self,
         origin: Origin,
-        offered: Result<String, Refusal>,
+        offered: Result<Came, Refusal>,
         occasion: Occasion,
     ) -> Offered {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let came = match offered.and_then(|text| Accepted::judge(text, &self.parts.config)) {
+        let came = match offered.and_then(|came| Accepted::judge(came, &self.parts.config)) {
             Ok((accepted, compiled)) => {
                 let set_aside = compiled.set_aside().map(str::to_owned).collect();
+                let new = |layer: &&SetApart| !state.layers_apart.contains(*layer);
+                if occasion == Occasion::Unquiet && compiled.layers_apart.iter().any(|l| new(&l)) {
+                    // It may be half of a layer.
+                    return Offered::InForce(set_aside);
+                }
                 if state.is_in_force(&accepted.text) {
-                    unchanged(&mut state, origin, occasion);
+                    self.unchanged(&mut state, origin, occasion, compiled);
                 } else {
                     self.accept(&mut state, origin, accepted, compiled);
                 }
@@ -304,15 +331,32 @@ impl Configuration {
         if compiled.store_bytes_max != state.store_bytes_max {
             self.limit_store(compiled.store_bytes_max);
         }
-        let Compiled { table, set_aside, store_bytes_max, .. } = compiled;
+        let Compiled { table, set_aside, store_bytes_max, layers_apart, .. } = compiled;
+        count_layers(&layers_apart, &state.layers_apart, &self.parts.metrics);
         self.routes.store(Arc::new(table));
         self.parts.metrics.counted("configuration_applied", origin.label());
         info!("{origin}: a changed document is in force: {changes}");
         state.since = self.parts.clock.wall();
         state.store_bytes_max = store_bytes_max;
         state.set_aside = set_aside.into_iter().map(|route| route.name).collect();
+        state.layers_apart = layers_apart;
         state.refused = None;
         state.accepted = Some(accepted);
+    }
+
+    /// The document in force came again, maybe with other layers that do not count in it.
+    fn unchanged(&self, state: &mut State, origin: Origin, occasion: Occasion, came: Compiled) {
+        if state.layers_apart != came.layers_apart {
+            came.log_layers();
+            count_layers(&came.layers_apart, &state.layers_apart, &self.parts.metrics);
+            info!("{origin}: {} layers are set apart now", came.layers_apart.len());
+            state.layers_apart = came.layers_apart;
+        }
+        if state.refused.take().is_some() {
+            info!("{origin}: the document is good again; it is the one in force, nothing changes");
+        } else if occasion == Occasion::Asked {
+            info!("{origin}: the document is the one in force, nothing changes");
+        }
     }
 
     fn refuse(&self, state: &mut State, origin: Origin, refusal: Refusal, occasion: Occasion) {
@@ -354,6 +398,11 @@ impl Configuration {
             state.set_aside.len() as f64,
         );
         gauge(
+            "configuration_layers_set_apart",
+            "Layers of the configured folder that do not count because they cannot be used.",
+            state.layers_apart.len() as f64,
+        );
+        gauge(
             "configuration_last_good_in_use",
             "Whether an earlier document is in force because the present one is refused.",
             f64::from(u8::from(state.refused.is_some())),
@@ -376,6 +425,13 @@ impl Configuration {
                 "{} routes are set aside: {}; correct them, the log tells what is wrong",
                 state.set_aside.len(),
                 names(state.set_aside.iter().map(String::as_str))
+            ));
+        }
+        if !state.layers_apart.is_empty() {
+            warnings.push(format!(
+                "{} layers are set apart: {}; correct them, the log tells what is wrong",
+                state.layers_apart.len(),
+                names(state.layers_apart.iter().map(|layer| layer.file.as_str()))
             ));
         }
         if running == 0 {
@@ -406,12 +462,10 @@ fn of_time(since: UnixMillis) -> String {
     }
 }
 
-/// The document in force came again.
-fn unchanged(state: &mut State, origin: Origin, occasion: Occasion) {
-    if state.refused.take().is_some() {
-        info!("{origin}: the document is good again; it is the one in force, nothing changes");
-    } else if occasion == Occasion::Asked {
-        info!("{origin}: the document is the one in force, nothing changes");
+/// Counts the layers that are set apart and were not before.
+fn count_layers(now: &[SetApart], before: &[SetApart], metrics: &Metrics) {
+    for layer in now.iter().filter(|layer| !before.contains(layer)) {
+        metrics.counted("configuration_layer_set_apart", layer.reason);
     }
 }
 

@@ -251,6 +251,11 @@ impl Site {
         let running = plural(compiled.running() as u64, "route");
         let text = format!("{running}, from {source}");
         self.findings.push(GROUP.ok("routes", text));
+        for layer in &compiled.layers_apart {
+            let todo =
+                "correct the file or take it out; `sphere-gateway routes check FOLDER` tells all";
+            self.findings.push(GROUP.error("routes-layer", layer.to_string(), todo));
+        }
         for why in compiled.set_aside() {
             let todo = "correct the route; `sphere-gateway routes check FILE` says where";
             self.findings.push(GROUP.error("routes-set-aside", why, todo));

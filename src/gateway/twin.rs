@@ -131,7 +131,7 @@ fn take(configuration: &Configuration, document: DesiredDocument, asked: bool) -
         return Status::refused(version, &[what.to_owned()]);
     }
     let occasion = if asked { Occasion::Asked } else { Occasion::Quiet };
-    match configuration.offer(Origin::Twin, Ok(document.text), occasion) {
+    match configuration.offer(Origin::Twin, Ok(document.text.into()), occasion) {
         Offered::InForce(set_aside) if set_aside.is_empty() => Status::good(version),
         Offered::InForce(problems) | Offered::Refused(problems) => {
             Status::refused(version, &problems)

@@ -223,6 +223,12 @@ fn faults_of_the_rest(world: &World) -> Vec<Fault> {
     let half = document(json!({ "good": { "route": good }, "bad": { "route": "FROM nowhere" } }));
     let half = file(world, "half.json", &half);
     let bad = file(world, "bad.json", &document(json!({ "bad": { "route": "FROM nowhere" } })));
+    let layers = world.beside("layers");
+    std::fs::create_dir_all(&layers).expect("a folder");
+    let base = document(json!({ "good": { "route": good } }));
+    std::fs::write(layers.join("00-base.json"), base).expect("a file");
+    std::fs::write(layers.join("10-more.json"), "{").expect("a file");
+    let layers = layers.display().to_string();
     vec![
         (
             "a folder that nobody can write to",
@@ -232,6 +238,7 @@ fn faults_of_the_rest(world: &World) -> Vec<Fault> {
             "chown -R",
         ),
         ("a bad route", vec![("edgeHubTwinFile", half)], 1, &["routes-set-aside"], "routes check"),
+        ("a bad layer", vec![("edgeHubTwinFile", layers)], 1, &["routes-layer"], "10-more.json"),
         ("no good route", vec![("edgeHubTwinFile", bad)], 64, &["routes"], "edgeHubTwinFile"),
         (
             "a bad value",

@@ -94,6 +94,47 @@ async fn a_changed_document_takes_effect_while_devices_publish() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_changes_takes_effect_while_devices_publish() {
+    let mut world = World::new(2).await;
+    let folder = world.beside("layers");
+    fs::create_dir(&folder).expect("a folder");
+    let write =
+        |name: &str, text: &Value| fs::write(folder.join(name), text.to_string()).expect("a file");
+    let layer = |priority: u8| {
+        let route = json!({"route": "FROM /messages/* INTO $upstream", "priority": priority});
+        json!({"content": {"modulesContent": {"$edgeHub": {"properties.desired.routes.all": route}}}})
+    };
+    write("00-base.json", &upstream(3));
+    world.set("edgeHubTwinFile", &folder.display().to_string());
+    let gateway = world.gateway().await;
+    let fleet = world.fleet(|_| {});
+    fleet.progress(40).await;
+    let queue = |name: &str| world.storage().join("queues").join(name);
+    for (priority, applied) in [(5, 2.0), (7, 3.0)] {
+        write("10-faster.json", &layer(priority));
+        until_counted(&gateway, "configuration_applied", "file", applied).await;
+        fleet.progress(40).await;
+        assert!(queue(&format!("iothub.{priority}")).is_dir());
+    }
+    fs::write(folder.join("10-faster.json"), "{").expect("a file");
+    until_warned(&gateway, r#"1 layers are set apart: \"10-faster.json\""#).await;
+    until_counted(&gateway, "configuration_applied", "file", 4.0).await;
+    fleet.progress(40).await;
+    fs::remove_file(folder.join("10-faster.json")).expect("a file");
+    // At once, as SIGHUP has it.
+    gateway.reload();
+    eventually("nothing is left to warn of", async || {
+        !get(&gateway, "/healthz").await.contains("set apart")
+    })
+    .await;
+    no_disconnect(&gateway).await;
+    fleet.finish().await;
+    world.expect_all_arrive(&fleet).await;
+    gateway.shutdown().await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bad_routes_are_set_aside_and_counted_while_it_runs() {
     let mut world = World::new(1).await;
     world.set_document(&upstream(3));

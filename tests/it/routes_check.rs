@@ -519,7 +519,7 @@ fn what_cannot_be_read_is_a_wrong_argument() {
     let missing = folder.path().join("none.json");
     for (args, part) in [
         (&[missing.to_str().expect("UTF-8")][..], "none.json: No such file"),
-        (&[dir][..], "cannot read"),
+        (&[dir][..], "has no file *.json"),
         (&[][..], "<FILE>"),
         (&["-", "x"][..], "unexpected argument"),
         (&["-", "--jsn"][..], "--json"),
@@ -544,4 +544,44 @@ fn the_help_documents_every_key() {
     for key in all {
         assert!(help.contains(&key), "{key} in {help}");
     }
+}
+
+#[test]
+fn a_folder_is_a_base_with_layers_over_it() {
+    let folder = TempDir::new().expect("a folder");
+    let path = folder.path().display().to_string();
+    let write =
+        |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("a file");
+    let ran = run(&[&path], b"");
+    assert_eq!(ran.code, Some(64), "{}", ran.err);
+    assert!(ran.err.contains("put the base document there"), "{}", ran.err);
+
+    let layer = json!({"content": {"modulesContent": {"$edgeHub": {"properties.desired.routes.leaves": LEAVES}}}});
+    write("10-leaves.json", &layer.to_string());
+    let report = run(&[&path, "--json"], b"").report(1);
+    let problem = report["problems"][0].as_str().expect("a text");
+    assert!(
+        problem.starts_with("10-leaves.json, the base") && problem.contains("comes first"),
+        "{problem}"
+    );
+
+    let base = json!({"schemaVersion": "1.1", "routes": {"all": ALL}, "storeAndForwardConfiguration": {"timeToLiveSecs": 7200}});
+    write("00-base.json", &base.to_string());
+    let report = run(&[&path, "--json"], b"").report(0);
+    assert_eq!((&report["kind"], &report["running"]), (&json!("folder"), &json!(2)));
+    assert_eq!(report["files"], json!(["00-base.json", "10-leaves.json"]));
+    assert_eq!(report["layersSetApart"], json!([]));
+
+    write("20-bad.json", r#"{"routes":[]}"#);
+    let out = run(&[&path], b"").expect(1);
+    for part in [
+        "base and layers, 00-base.json, 10-leaves.json",
+        "set apart, the others count: layer 20-bad.json: routes is an array: write an object of named routes",
+        "2 routes run; 1 layer set apart",
+    ] {
+        assert!(out.contains(part), "{part} in {out}");
+    }
+    let report = run(&[&path, "--json"], b"").report(1);
+    let apart = &report["layersSetApart"][0];
+    assert_eq!((&apart["file"], &apart["reason"]), (&json!("20-bad.json"), &json!("bad")));
 }

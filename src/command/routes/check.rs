@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use self::report::Report;
+use super::{Given, given, some_edge};
 use crate::command::export::write_line;
 use crate::command::{CommandError, End};
 
@@ -18,8 +19,8 @@ use crate::command::{CommandError, End};
 #[derive(Debug, Clone, Args)]
 #[command(after_long_help = HELP)]
 pub struct CheckArgs {
-    /// A deployment manifest, a template or a layer of one, a module twin, or $edgeHub's desired properties; - reads the
-    /// standard input.
+    /// A deployment manifest, a template or a layer of one, a module twin, or $edgeHub's desired properties; a folder of a
+    /// base and layers over it; - reads the standard input.
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// One JSON object.
@@ -28,11 +29,18 @@ pub struct CheckArgs {
 }
 
 const HELP: &str = "\
-Exit code: 0 = every route compiles; 1 = a route does not or the document is refused; 64 = the file cannot be read.
+A folder is what edgeHubTwinFile may name: of its *.json in the order of their names the first is the base, the others are laid
+over it path by path (routes.NAME and storeAndForwardConfiguration.KEY one by one), null takes out, the later wins. A layer
+that is bad as a whole is set apart, the others count.
+
+Exit code: 0 = every route compiles; 1 = a route does not, a layer is set apart, or the document is refused; 64 = the file
+cannot be read.
 
 --json writes one object:
   file, kind            what was read: deploymentManifest, deploymentTemplate, layeredDeployment, modulePart, moduleTwin,
-                        desiredProperties; null if it cannot be told
+                        desiredProperties, or folder; null if it cannot be told
+  files                 of a folder: the files that count, the base first
+  layersSetApart        of a folder: those that do not: file, reason (\"bad\" or \"unreadable\"), problem
   schemaVersion, twinVersion, storeBytesMax
                         what the document says; null = nothing
   timeToLiveSecs, timeToLiveFrom
@@ -61,8 +69,11 @@ Exit code: 0 = every route compiles; 1 = a route does not or the document is ref
   isFine                whether the exit code is 0";
 
 pub(super) fn run(args: &CheckArgs, out: &mut dyn Write) -> Result<End, CommandError> {
-    let bytes = crate::command::read(&args.file)?;
-    let report = Report::of(args.file.display().to_string(), &bytes);
+    let name = args.file.display().to_string();
+    let report = match given(&args.file, &some_edge())? {
+        Given::File(bytes) => Report::of(name, &bytes),
+        Given::Folder(layered) => Report::of_folder(name, layered),
+    };
     if args.json {
         write_line(out, &report)?;
     } else {

@@ -16,8 +16,10 @@ use serde_json::Value as Json;
 use self::report::Report;
 pub(super) use self::value::{cut, cut_value, shown};
 use super::sample::{JSON_BYTES_MAX, Sample, kind};
+use super::{Given, given};
 use crate::command::export::write_line;
 use crate::command::{CommandError, End};
+use crate::desired::layers::Layered;
 use crate::desired::{Desired, DesiredError, Document, TTL_DEFAULT_SECS};
 use crate::identity::DeviceId;
 
@@ -36,8 +38,8 @@ cannot be read. Whether a gateway would refuse FILE for its routes is told; rout
 #[derive(Debug, Clone, Args)]
 #[command(after_help = HELP)]
 pub struct ExplainArgs {
-    /// A deployment manifest, a template or a layer of one, a module twin, or $edgeHub's desired properties; - reads the
-    /// standard input.
+    /// A deployment manifest, a template or a layer of one, a module twin, or $edgeHub's desired properties; a folder of a
+    /// base and layers over it; - reads the standard input.
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// The sample message; - reads the standard input.
@@ -63,8 +65,11 @@ pub(super) fn run(args: &ExplainArgs, out: &mut dyn Write) -> Result<End, Comman
             "standard input cannot be both FILE and the message: write one of them into a file";
         return Err(CommandError::Usage(what.to_owned()));
     }
-    let bytes = crate::command::read(&args.file)?;
-    let desired = desired(&bytes)
+    let desired = match given(&args.file, &args.edge_device)? {
+        Given::File(bytes) => desired(&bytes),
+        Given::Folder(layered) => layered.and_then(of_layers),
+    };
+    let desired = desired
         .map_err(|error| CommandError::Usage(format!("{}: {error}", args.file.display())))?;
     let sample = sample(args).map_err(|what| {
         CommandError::Usage(format!("the message in {}: {what}", args.message.display()))
@@ -87,6 +92,14 @@ fn desired(bytes: &[u8]) -> Result<Desired, DesiredError> {
             "how long a message waits, the deployment below the layer says: {TTL_DEFAULT_SECS} s is taken here"
         ));
     }
+    Ok(desired)
+}
+
+/// What the files of a folder come to; those that do not count are told.
+fn of_layers(layered: Layered) -> Result<Desired, DesiredError> {
+    let mut desired = Desired::parse(&layered.text)?;
+    let apart = layered.apart.iter().map(|layer| format!("set apart, the others count: {layer}"));
+    desired.warnings.splice(0..0, apart.chain(layered.warnings));
     Ok(desired)
 }
 

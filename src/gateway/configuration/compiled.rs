@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use tracing::{error, info, warn};
 
 use crate::config::Config;
+use crate::desired::layers::SetApart;
 use crate::desired::{Desired, DesiredError, LINES_MAX, SetAside, listed};
 use crate::route::{RouteTable, Target};
 
@@ -23,6 +24,8 @@ pub(in crate::gateway) struct Compiled {
     pub(super) set_aside: Vec<SetAside>,
     /// `storeLimits.maxSizeBytes` of the document.
     pub(in crate::gateway) store_bytes_max: Option<u64>,
+    /// Layers that do not count.
+    pub(in crate::gateway) layers_apart: Vec<SetApart>,
     /// What runs but not as it seems.
     warnings: Vec<String>,
     /// Why none of the routes that the document has can run; `None` = one can, or it has none.
@@ -45,7 +48,15 @@ impl Compiled {
             )
         }));
         let store_bytes_max = desired.store_bytes_max;
-        Self { table, set_aside, store_bytes_max, warnings, none_runs }
+        let layers_apart = Vec::new();
+        Self { table, set_aside, store_bytes_max, layers_apart, warnings, none_runs }
+    }
+
+    /// With what is to be said of the layers that it was made of.
+    pub(super) fn with_layers(mut self, apart: Vec<SetApart>, warnings: Vec<String>) -> Self {
+        self.layers_apart = apart;
+        self.warnings.splice(0..0, warnings);
+        self
     }
 
     /// Why the document is refused; `None` = it can serve.
@@ -71,6 +82,7 @@ impl Compiled {
 
     /// Says what is wrong with it, in no more lines than a log can take whenever the document changes.
     pub(in crate::gateway) fn log(&self) {
+        self.log_layers();
         for line in self.set_aside_lines() {
             error!("set aside: {line}");
         }
@@ -78,6 +90,13 @@ impl Compiled {
             warn!("{line}");
         }
         info!("{} routes run, {} are set aside", self.table.len(), self.set_aside.len());
+    }
+
+    /// Says which layers do not count; there are not many.
+    pub(super) fn log_layers(&self) {
+        for layer in &self.layers_apart {
+            error!("set apart, the others count: {layer}");
+        }
     }
 
     pub(super) fn set_aside_lines(&self) -> Vec<String> {

@@ -1,6 +1,6 @@
-//! The configured document as a file: its text, and when to look at it again.
+//! The configured document as a file, or as a folder of a base and layers ([`layers`]): its text, and when to look at it again.
 //!
-//! Owns: what counts as a change of the file. Invariants: a file that is being written is left alone until it has been
+//! Owns: what counts as a change of the file, or of any in the folder. Invariants: a file that is being written is left alone until it has been
 //! the same at two looks, or was never so for [`UNQUIET_LOOKS_MAX`]; a read takes at most [`desired::DOCUMENT_BYTES_MAX`] bytes, and never waits for a writer (no pipes).
 //! Must not know: what is in the document.
 
@@ -8,11 +8,25 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::{Occasion, Refusal};
-use crate::desired;
+use super::{Came, Occasion, Refusal};
+use crate::desired::layers::{Layered, LayersError};
+use crate::desired::{self, layers};
+use crate::identity::DeviceId;
 
-/// The text of the document.
-pub(super) fn read(path: &Path) -> Result<String, Refusal> {
+/// The document at `path` for the edge device `edge`.
+pub(super) fn read(path: &Path, edge: &DeviceId) -> Result<Came, Refusal> {
+    if !path.is_dir() {
+        return read_one(path).map(Came::from);
+    }
+    match layers::read(path, edge) {
+        Ok(Layered { text, apart, warnings, .. }) => Ok(Came { text, apart, warnings }),
+        Err(LayersError::Unreadable(problem)) => Err(Refusal::unreadable(problem)),
+        Err(LayersError::Bad(error)) => Err(Refusal::bad(&error.problems.join("\n"), error)),
+    }
+}
+
+/// The text of one file.
+fn read_one(path: &Path) -> Result<String, Refusal> {
     let unreadable = |e: io::Error| {
         Refusal::unreadable(format!(
             "{} cannot be read ({e}): correct the path or permissions",
@@ -42,10 +56,24 @@ enum Stamp {
         changed: (i64, i64),
     },
     Unreadable(io::ErrorKind),
+    /// A folder: each file that may count. A change of others is none.
+    Folder(Vec<(PathBuf, Stamp)>),
 }
 
 impl Stamp {
     fn of(path: &Path) -> Self {
+        match std::fs::metadata(path) {
+            Ok(facts) if facts.is_dir() => match layers::files(path) {
+                Ok(files) => Self::Folder(
+                    files.into_iter().map(|path| (path.clone(), Self::of_file(&path))).collect(),
+                ),
+                Err(e) => Self::Unreadable(e.kind()),
+            },
+            _ => Self::of_file(path),
+        }
+    }
+
+    fn of_file(path: &Path) -> Self {
         match std::fs::metadata(path) {
             Ok(facts) => Self::Facts {
                 file: (facts.dev(), facts.ino()),
@@ -62,10 +90,11 @@ impl Stamp {
 /// and over, and may never stop.
 const UNQUIET_LOOKS_MAX: u32 = 5;
 
-/// Looks at one file again and again.
+/// Looks at one file, or one folder, again and again.
 #[derive(Debug)]
 pub(super) struct Looks {
     path: PathBuf,
+    edge: DeviceId,
     /// At the last look.
     last: Option<Stamp>,
     /// When it was read; `None` = it is to be read at the next quiet look.
@@ -76,12 +105,12 @@ pub(super) struct Looks {
 
 impl Looks {
     /// The first quiet look counts as a change: the file may have changed since it was read at the start.
-    pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, last: None, read: None, unquiet: 0 }
+    pub(super) fn new(path: PathBuf, edge: DeviceId) -> Self {
+        Self { path, edge, last: None, read: None, unquiet: 0 }
     }
 
     /// The document, if it has changed and is quiet (or never is), or if somebody `asked`.
-    pub(super) fn look(&mut self, asked: bool) -> Option<(Result<String, Refusal>, Occasion)> {
+    pub(super) fn look(&mut self, asked: bool) -> Option<(Result<Came, Refusal>, Occasion)> {
         let now = Stamp::of(&self.path);
         let quiet = self.last.as_ref() == Some(&now);
         self.last = Some(now.clone());
@@ -99,12 +128,15 @@ impl Looks {
             return None;
         };
         self.unquiet = 0;
-        let text = read(&self.path);
+        let came = read(&self.path, &self.edge);
         // A file that is there and cannot be read may be readable later without any sign of it.
-        let failed = matches!(&text, Err(refusal) if refusal.reason == "unreadable");
+        let failed = match &came {
+            Ok(came) => came.apart.iter().any(|layer| layer.reason == "unreadable"),
+            Err(refusal) => refusal.reason == "unreadable",
+        };
         // Nor does one that was still written to count as read.
         self.read = (quiet && !failed).then_some(now);
-        Some((text, occasion))
+        Some((came, occasion))
     }
 }
 
@@ -112,11 +144,15 @@ impl Looks {
 mod tests {
     use super::*;
 
-    fn shown(looked: Option<(Result<String, Refusal>, Occasion)>) -> String {
+    fn edge() -> DeviceId {
+        DeviceId::parse("edge").unwrap()
+    }
+
+    fn shown(looked: Option<(Result<Came, Refusal>, Occasion)>) -> String {
         match looked {
             None => "-".to_owned(),
-            Some((Ok(text), Occasion::Unquiet)) => format!("unquiet {text}"),
-            Some((Ok(text), _)) => text,
+            Some((Ok(came), Occasion::Unquiet)) => format!("unquiet {}", came.text),
+            Some((Ok(came), _)) => came.text,
             Some((Err(refusal), _)) => format!("{}: {}", refusal.reason, refusal.error.problems[0]),
         }
     }
@@ -130,7 +166,7 @@ mod tests {
     fn a_file_is_read_when_it_changed_and_is_quiet() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("twin.json");
-        let mut looks = Looks::new(path.clone());
+        let mut looks = Looks::new(path.clone(), edge());
         let mut look = |asked| shown(looks.look(asked));
         std::fs::write(&path, "one").unwrap();
         assert_eq!([look(false), look(false), look(false)], ["-", "one", "-"]);
@@ -162,7 +198,7 @@ mod tests {
     fn a_file_that_is_never_quiet_is_read_now_and_then() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("twin.json");
-        let mut looks = Looks::new(path.clone());
+        let mut looks = Looks::new(path.clone(), edge());
         let mut written = 0;
         let mut look = |writes: bool, asked| {
             if writes {
@@ -205,7 +241,7 @@ mod tests {
         };
         std::fs::write(&path, "one").unwrap();
         set_modified(1000);
-        let mut looks = Looks::new(path.clone());
+        let mut looks = Looks::new(path.clone(), edge());
         let mut look = || shown(looks.look(false));
         assert_eq!([look(), look(), look()], ["-", "one", "-"]);
 
@@ -243,7 +279,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("twin.json");
         let check = |words: &str| {
-            let shown = shown(Some((read(&path), Occasion::Quiet)));
+            let shown = shown(Some((read(&path, &edge()), Occasion::Quiet)));
             assert!(shown.starts_with("unreadable: ") && shown.contains(words), "{shown}");
         };
         check("No such file");
@@ -253,6 +289,56 @@ mod tests {
         check("more than 1048576 bytes");
         std::fs::remove_file(&path).unwrap();
         std::fs::create_dir(&path).unwrap();
+        check("has no file *.json");
+        std::fs::remove_dir(&path).unwrap();
+        let _pipe = std::os::unix::net::UnixListener::bind(&path).unwrap();
         check("it is not a file");
+    }
+
+    #[test]
+    fn each_file_of_a_folder_counts_as_a_change_and_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let write =
+            |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        let mut looks = Looks::new(folder.path().to_owned(), edge());
+        let mut look = || {
+            let looked = [looks.look(false), looks.look(false), looks.look(false)];
+            looked.map(|looked| match looked {
+                None => "-".to_owned(),
+                Some((Ok(came), _)) => {
+                    let text: serde_json::Value = serde_json::from_str(&came.text).unwrap();
+                    let routes = text["routes"].as_object().unwrap().keys().cloned();
+                    let apart = came.apart.iter().map(|layer| format!("!{}", layer.file));
+                    routes.chain(apart).collect::<Vec<_>>().join(" ")
+                }
+                Some((Err(refusal), _)) => refusal.reason.to_owned(),
+            })
+        };
+        let layer = |name: &str| format!(r#"{{"routes":{{"{name}":"FROM /* INTO $upstream"}}}}"#);
+        // An empty folder may get a file at any time.
+        assert_eq!(look(), ["-", "unreadable", "unreadable"]);
+        write(
+            "0.json",
+            r#"{"schemaVersion":"1.1","routes":{"a":"FROM /* INTO $upstream"},"storeAndForwardConfiguration":{"timeToLiveSecs":60}}"#,
+        );
+        assert_eq!(look(), ["-", "a", "-"]);
+        write("1.json", &layer("b"));
+        assert_eq!(look(), ["-", "a b", "-"]);
+        write("2.json", "{");
+        assert_eq!(look(), ["-", "a b !2.json", "-"]);
+        write("README", "x");
+        write(".3.json.swp", "x");
+        assert_eq!(look(), ["-", "-", "-"]);
+        write("2.json", &layer("c"));
+        assert_eq!(look(), ["-", "a b c", "-"]);
+        std::fs::remove_file(folder.path().join("1.json")).unwrap();
+        assert_eq!(look(), ["-", "a c", "-"]);
+        // What cannot be read is tried again.
+        std::fs::create_dir(folder.path().join("4.json")).unwrap();
+        assert_eq!(look(), ["-", "a c !4.json", "a c !4.json"]);
+        std::fs::remove_dir(folder.path().join("4.json")).unwrap();
+        std::fs::remove_file(folder.path().join("0.json")).unwrap();
+        write("1.json", r#"{"properties.desired.routes.b":"FROM /* INTO $upstream"}"#);
+        assert_eq!(look(), ["-", "bad", "-"]);
     }
 }

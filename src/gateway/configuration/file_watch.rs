@@ -13,7 +13,7 @@ use tracing::{error, info};
 use super::file::Looks;
 use super::{Configuration, Origin};
 
-/// How often the file is looked at: a call of `stat`. A change counts when two looks have seen the same.
+/// How often the file is looked at: a call of `stat`, of a folder one for each file. A change counts when two looks have seen the same.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// The task.
@@ -30,8 +30,10 @@ impl FileWatch {
         configuration: Arc<Configuration>,
         asked: mpsc::Receiver<()>,
     ) -> Self {
-        let path = configuration.parts.config.desired_file.clone();
-        Self { configuration, looks: path.map(Looks::new), asked }
+        let config = &configuration.parts.config;
+        let edge = &config.connection.device;
+        let looks = config.desired_file.clone().map(|path| Looks::new(path, edge.clone()));
+        Self { configuration, looks, asked }
     }
 
     /// Looks until `stop`.

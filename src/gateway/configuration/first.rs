@@ -151,5 +151,6 @@ impl First {
 /// The configured document; `None` when none is.
 fn configured(config: &Config) -> Option<Result<(Accepted, Compiled), Refusal>> {
     let path = config.desired_file.as_deref()?;
-    Some(file::read(path).and_then(|text| Accepted::judge(text, config)))
+    let came = file::read(path, &config.connection.device);
+    Some(came.and_then(|came| Accepted::judge(came, config)))
 }

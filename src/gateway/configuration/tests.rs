@@ -118,7 +118,7 @@ impl Running {
     }
 
     fn offer_at(&self, occasion: Occasion, text: &str) {
-        self.configuration.offer(Origin::File, Ok(text.to_owned()), occasion);
+        self.configuration.offer(Origin::File, Ok(text.to_owned().into()), occasion);
     }
 
     /// Watches the file until the end of the test; the sender asks.
@@ -444,7 +444,7 @@ fn until_the_twin_is_read_the_last_good_document_serves_or_the_default() {
     assert!(running.configuration.has_none());
     assert_eq!(running.events("configuration_applied", "default"), 1);
     let offer = |running: &Running, text: &str| {
-        running.configuration.offer(Origin::Twin, Ok(text.to_owned()), Occasion::Quiet)
+        running.configuration.offer(Origin::Twin, Ok(text.to_owned().into()), Occasion::Quiet)
     };
 
     // Refused before there ever was one: the default goes on, and nothing is kept.
@@ -585,4 +585,122 @@ fn what_is_told_in_one_line_is_bounded() {
     assert!(told.ends_with(" and 990 more") && told.chars().count() < 1500, "{told}");
     assert_eq!(names(["a\nb"].into_iter()), "\"a\\nb\"");
     assert_eq!(names(std::iter::empty()), "");
+}
+
+/// `edgeHubTwinFile` as a folder: a base with the route `all`, and layers.
+struct Layers {
+    place: Place,
+    /// The value of `edgeHubTwinFile`.
+    folder: String,
+}
+
+impl Layers {
+    fn new() -> Self {
+        let place = Place::new();
+        let folder = place.folder.path().join("layers");
+        std::fs::create_dir(&folder).unwrap();
+        let folder = folder.display().to_string();
+        let layers = Self { place, folder };
+        layers.write("00-base.json", &document(&[("all", ALL)], ""));
+        layers
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(format!("{}/{name}", self.folder), text).unwrap();
+    }
+
+    fn remove(&self, name: &str) {
+        std::fs::remove_file(format!("{}/{name}", self.folder)).unwrap();
+    }
+
+    fn start(&self) -> Running {
+        self.place.start(&[("edgeHubTwinFile", &self.folder)])
+    }
+}
+
+/// A layered deployment as it is deployed.
+fn layer(route: &str, text: &str) -> String {
+    format!(
+        r#"{{"content":{{"modulesContent":{{"$edgeHub":{{"properties.desired.routes.{route}":"{text}"}}}}}}}}"#
+    )
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_layer_comes_changes_breaks_and_goes_while_the_others_serve() {
+    let layers = Layers::new();
+    layers.write("10-modules.json", &layer("modules", MODULES));
+    let running = layers.start();
+    running.check(&["all", "modules"], &[]);
+    let _ask = running.watch();
+    let looked = async || sleep(Duration::from_secs(5)).await;
+    let apart = || running.metric("sphere_gateway_configuration_layers_set_apart", &[]);
+    let counted = |reason: &str| running.events("configuration_layer_set_apart", reason);
+    looked().await;
+
+    layers.write("20-more.json", &layer("more", MODULES));
+    looked().await;
+    running.check(&["all", "modules", "more"], &[]);
+    // One layer breaks: the others go on, and it is named.
+    layers.write("10-modules.json", "{");
+    looked().await;
+    let told = r#"1 layers are set apart: "10-modules.json"; correct them"#;
+    running.check(&["all", "more"], &[told]);
+    assert_eq!((apart(), counted("bad")), (1, 1));
+    looked().await;
+    assert_eq!(counted("bad"), 1, "told once");
+    // Another one that was never good changes nothing but what is told.
+    layers.write("30-other.json", "[]");
+    looked().await;
+    let both = r#"2 layers are set apart: "10-modules.json", "30-other.json""#;
+    running.check(&["all", "more"], &[both]);
+    assert_eq!((apart(), counted("bad")), (2, 2));
+    layers.remove("30-other.json");
+    looked().await;
+    running.check(&["all", "more"], &[told]);
+    // A bad route of a good layer is set aside as any other.
+    layers.write("10-modules.json", &layer("modules", "FROM nowhere"));
+    looked().await;
+    running.check(&["all", "more"], &[r#"1 routes are set aside: "modules""#]);
+    layers.write("10-modules.json", &layer("modules", MODULES));
+    layers.remove("20-more.json");
+    looked().await;
+    running.check(&["all", "modules"], &[]);
+    assert_eq!((apart(), running.events("configuration_refused", "bad")), (0, 0));
+
+    // Without its base nothing changes, and it is what serves at the next start.
+    layers.write("00-base.json", "{");
+    looked().await;
+    running.check(&["all", "modules"], &["edgeHubTwinFile is refused (00-base.json, the base"]);
+    layers.write("10-modules.json", "{");
+    drop(running);
+    let running = layers.start();
+    running.check(&["all", "modules"], &["edgeHubTwinFile is refused (00-base.json, the base"]);
+    // A start with a bad layer and a good base has what is good of them.
+    drop(running);
+    layers.write("00-base.json", &document(&[("all", ALL)], ""));
+    let running = layers.start();
+    running.check(&["all"], &[told]);
+    assert_eq!(running.events("configuration_layer_set_apart", "bad"), 1);
+}
+
+#[test]
+fn half_of_a_layer_that_is_written_over_and_over_is_no_news() {
+    let layers = Layers::new();
+    let running = layers.start();
+    let offer = |occasion, text: &str| {
+        layers.write("10.json", text);
+        let edge = &running.configuration.parts.config.connection.device;
+        let came = file::read(std::path::Path::new(&layers.folder), edge);
+        running.configuration.offer(Origin::File, came, occasion);
+    };
+    offer(Occasion::Unquiet, &layer("r", MODULES));
+    running.check(&["all", "r"], &[]);
+    offer(Occasion::Unquiet, "{");
+    running.check(&["all", "r"], &[]);
+    offer(Occasion::Quiet, "{");
+    running.check(&["all"], &["1 layers are set apart"]);
+    // It is known by now, and no longer in the way of the others.
+    layers.write("20.json", &layer("s", MODULES));
+    offer(Occasion::Unquiet, "{");
+    running.check(&["all", "s"], &["1 layers are set apart"]);
 }

@@ -23,6 +23,9 @@ pub(super) fn print(report: &Report, out: &mut dyn Write) -> io::Result<()> {
         refused.rendered.lines().try_for_each(|line| writeln!(out, "{}", plain(line)))?;
     }
     writeln!(out)?;
+    for layer in &report.layers_set_apart {
+        writeln!(out, "set apart, the others count: {}", plain(&layer.line))?;
+    }
     for warning in &report.warnings {
         writeln!(out, "warning: {}", plain(warning))?;
     }
@@ -119,7 +122,11 @@ fn verdict(report: &Report) -> String {
     };
     let not_served = are(report.not_served, "not served by this version yet").unwrap_or_default();
     let set_aside = are(report.set_aside, "set aside").unwrap_or_default();
-    format!("{running}{not_served}{set_aside}")
+    let layers = match report.layers_set_apart.len() as u64 {
+        0 => String::new(),
+        n => format!("; {} set apart", plural(n, "layer")),
+    };
+    format!("{running}{not_served}{set_aside}{layers}")
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 use serde::Serialize;
 
 use super::super::{rendered, some_edge};
+use crate::desired::layers::{Layered, SetApart};
 use crate::desired::{Desired, DesiredError, Document, is_served};
 use crate::route::{
     CompiledRoute, Endpoint, PRIORITY_NONE, RefusedRoute, RouteWords, Target, words,
@@ -22,6 +23,8 @@ pub(super) struct Report {
     pub(super) kind_words: Option<String>,
     #[serde(skip)]
     pub(super) is_layer: bool,
+    pub(super) files: Vec<String>,
+    pub(super) layers_set_apart: Vec<LayerView>,
     pub(super) schema_version: Option<String>,
     pub(super) twin_version: Option<u64>,
     pub(super) store_bytes_max: Option<u64>,
@@ -35,6 +38,17 @@ pub(super) struct Report {
     pub(super) not_served: u64,
     pub(super) set_aside: u64,
     pub(super) is_fine: bool,
+}
+
+/// A layer that does not count.
+#[derive(Debug, Serialize)]
+pub(super) struct LayerView {
+    pub(super) file: String,
+    pub(super) reason: &'static str,
+    pub(super) problem: String,
+    /// For people.
+    #[serde(skip)]
+    pub(super) line: String,
 }
 
 /// How long a message waits, and who says so.
@@ -102,8 +116,31 @@ impl Report {
         if let Err(refused) = report.read(bytes) {
             report.problems = refused.problems;
         }
-        report.is_fine = report.problems.is_empty() && report.refused.is_empty();
-        report
+        report.judged()
+    }
+
+    /// What the files of the folder `file` come to.
+    pub(super) fn of_folder(file: String, layered: Result<Layered, DesiredError>) -> Self {
+        let mut report = Self { file, ..Self::default() };
+        let read = layered.and_then(|Layered { text, files, apart, warnings }| {
+            report.read(text.as_bytes())?;
+            report.kind = Some("folder");
+            report.kind_words = Some(format!("base and layers, {}", files.join(", ")));
+            report.warnings.splice(0..0, warnings);
+            report.files = files;
+            report.layers_set_apart = apart.into_iter().map(LayerView::of).collect();
+            Ok(())
+        });
+        if let Err(refused) = read {
+            report.problems = refused.problems;
+        }
+        report.judged()
+    }
+
+    fn judged(mut self) -> Self {
+        self.is_fine =
+            self.problems.is_empty() && self.refused.is_empty() && self.layers_set_apart.is_empty();
+        self
     }
 
     fn read(&mut self, bytes: &[u8]) -> Result<(), DesiredError> {
@@ -133,6 +170,14 @@ impl Report {
             self.warnings.push(what.to_owned());
         }
         Ok(())
+    }
+}
+
+impl LayerView {
+    fn of(apart: SetApart) -> Self {
+        let line = apart.to_string();
+        let SetApart { file, why, reason } = apart;
+        Self { file, reason, problem: why, line }
     }
 }
 
