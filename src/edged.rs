@@ -47,6 +47,12 @@ const API_VERSIONS: [&str; 3] = ["2018-06-28", "2019-01-30", "2020-07-07"];
 /// looks around with a tool in the same container wants one, too.
 const REQUESTS_MAX: usize = 4;
 
+/// Longest text that the daemon encrypts or decrypts for us: as base64 it takes 0.7 MiB of the largest answer (1 MiB).
+const TEXT_BYTES_MAX: usize = 512 * 1024;
+
+/// What a cipher may add to a text: a header, a tag, padding. The real one adds less than 32 bytes.
+const CIPHER_BYTES_MAX: usize = 1024;
+
 /// Ceilings of the waits between tries. A connection too many is gone in milliseconds, a daemon that starts takes seconds.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
 
@@ -195,12 +201,13 @@ impl Workload {
         })
     }
 
-    /// Encrypts with a key that only the daemon has.
+    /// Encrypts at most 512 KiB with a key that only the daemon has. Who decrypts gives the same vector, which is no secret.
     pub async fn encrypt(
         &self,
         plaintext: &[u8],
         initialization_vector: &[u8],
     ) -> Result<Vec<u8>, WorkloadError> {
+        bounded(plaintext, TEXT_BYTES_MAX)?;
         let (text, vector) = (STANDARD.encode(plaintext), STANDARD.encode(initialization_vector));
         let body = wire::Encrypt { plaintext: &text, initialization_vector: &vector };
         let answer: wire::Encrypted = self.post("encrypt", &body, StatusCode::OK).await?;
@@ -213,6 +220,7 @@ impl Workload {
         ciphertext: &[u8],
         initialization_vector: &[u8],
     ) -> Result<Vec<u8>, WorkloadError> {
+        bounded(ciphertext, TEXT_BYTES_MAX + CIPHER_BYTES_MAX)?;
         let (text, vector) = (STANDARD.encode(ciphertext), STANDARD.encode(initialization_vector));
         let body = wire::Decrypt { ciphertext: &text, initialization_vector: &vector };
         let answer: wire::Decrypted = self.post("decrypt", &body, StatusCode::OK).await?;
@@ -302,6 +310,10 @@ impl Signer for Workload {
 /// The parser's own words may quote the answer, which holds secrets.
 fn parsed<A: DeserializeOwned>(body: &[u8]) -> Result<A, WorkloadError> {
     serde_json::from_slice(body).map_err(|_| WorkloadError::Malformed("not the expected JSON"))
+}
+
+fn bounded(text: &[u8], most: usize) -> Result<(), WorkloadError> {
+    if text.len() <= most { Ok(()) } else { Err(WorkloadError::TooLong(text.len())) }
 }
 
 fn decoded(text: &str) -> Result<Vec<u8>, WorkloadError> {

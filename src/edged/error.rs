@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 
-use super::{Address, wire};
+use super::{Address, TEXT_BYTES_MAX, wire};
 
 /// Longest of the daemon's own words that is repeated, in characters.
 const WORDS_CHARS_MAX: usize = 200;
@@ -49,6 +49,12 @@ pub enum WorkloadError {
         "the IoT Edge daemon's answer cannot be used: {0}; does IOTEDGE_WORKLOADURI name its workload socket?"
     )]
     Malformed(&'static str),
+    /// It is not asked at all.
+    #[error(
+        "a text of {0} bytes is too long for the IoT Edge daemon, {TEXT_BYTES_MAX} are the most: have it encrypt a key, and \
+         keep the text under that"
+    )]
+    TooLong(usize),
     /// A certificate that nobody could use.
     #[error("the IoT Edge daemon's certificate cannot be used: {0}")]
     Certificate(String),
@@ -93,6 +99,7 @@ impl WorkloadError {
             Self::Failed(_) => "failed",
             Self::NoAnswer(_) => "timeout",
             Self::Malformed(_) => "malformed",
+            Self::TooLong(_) => "too_long",
             Self::Certificate(_) => "certificate",
         }
     }

@@ -144,6 +144,7 @@ fn of_socket(set: &Daemon, error: Option<&WorkloadError>) -> Finding {
         WorkloadError::Failed(_)
         | WorkloadError::NoAnswer(_)
         | WorkloadError::Malformed(_)
+        | WorkloadError::TooLong(_)
         | WorkloadError::Certificate(_) => ITS_LOG,
     };
     GROUP.error(ID, error.to_string(), todo)

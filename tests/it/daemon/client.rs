@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 use sphere_gateway::clock;
@@ -194,4 +196,51 @@ async fn silence_and_endless_answers_are_bounded() {
     let error = Workload::new(config).trust_bundle().await.expect_err("no answer");
     assert_eq!(error.label(), "timeout");
     assert_eq!(lab.daemon.requests().len(), 3, "one, and two tries");
+}
+
+/// What its user (a file that only this edge device can read) must bear: refusals, failures, a socket that is dead.
+#[tokio::test(flavor = "multi_thread")]
+async fn encryption_fails_with_a_reason_and_shows_no_plain_text() {
+    const SECRET: &[u8] = b"plain-text-of-the-scope";
+    let mut lab = Lab::new();
+    let mut config = lab.config();
+    config.quick = short(2);
+    let client = Workload::new(config);
+    let all = async |label: &str, words: &str| {
+        let ends =
+            [client.encrypt(SECRET, b"vector").await, client.decrypt(SECRET, b"vector").await];
+        for end in ends {
+            let error = end.expect_err(label);
+            let text = format!("{error} {error:?} {client:?}");
+            assert_eq!(error.label(), label, "{text}");
+            assert!(text.contains(words), "{text}");
+            let encoded = STANDARD.encode(SECRET);
+            for secret in ["plain-text-of-the-scope", &encoded, "vector"] {
+                assert!(!text.contains(secret), "{text}");
+            }
+        }
+    };
+    lab.daemon.script(|s| s.is_forbidden = true);
+    all("refused", "403").await;
+    assert_eq!((lab.daemon.asked("encrypt"), lab.daemon.asked("decrypt")), (1, 1), "not again");
+    lab.daemon.script(|s| (s.is_forbidden, s.failures) = (false, 4));
+    all("failed", "500").await;
+    assert_eq!((lab.daemon.asked("encrypt"), lab.daemon.asked("decrypt")), (3, 3), "once again");
+    lab.daemon.script(|s| s.is_garrulous = true);
+    all("failed", "broke off").await;
+    lab.daemon.script(|s| s.is_garrulous = false);
+    lab.daemon.kill().await;
+    lab.daemon.revive();
+    all("unreachable", "has been restarted").await;
+    // It comes back, and so does the text: also none, and a large one.
+    lab.daemon.mount();
+    let long = vec![7; 513 * 1024 + 1];
+    for end in [client.encrypt(&long, b"").await, client.decrypt(&long, b"").await] {
+        assert_eq!(end.expect_err("too long").label(), "too_long");
+    }
+    for plain in [SECRET, b"", &long[..512 * 1024]] {
+        let cipher = client.encrypt(plain, b"vector").await.expect("a ciphertext");
+        assert!(plain.is_empty() || cipher != plain);
+        assert_eq!(client.decrypt(&cipher, b"vector").await.expect("a plain text"), plain);
+    }
 }
