@@ -78,6 +78,22 @@ impl Curve {
     }
 }
 
+/// Most days that development certificates are made for: ten years.
+pub const DAYS_MAX: u64 = 3650;
+
+/// Reads how many days certificates are to be valid.
+///
+/// # Errors
+/// It is no number from 1 to [`DAYS_MAX`].
+pub fn days(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(days) if (1..=DAYS_MAX).contains(&days) => Ok(days),
+        _ => Err(format!(
+            "write whole days, 1 to {DAYS_MAX}: what lasts longer outlives the care that is taken of its keys"
+        )),
+    }
+}
+
 /// A validity, to the second, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use sphere_gateway::certs::{CertsError, SiteSpec, mint_site};
+use sphere_gateway::certs::{self, CertsError, SiteSpec, mint_site};
 use sphere_gateway::clock;
 use sphere_gateway::command::{
     self, CheckAction, CommandError, DoctorAction, End, EnvLevel, EnvVerdict, HealthArgs,
@@ -60,6 +60,9 @@ enum Command {
         /// Further host name or address of the local hub (hub double); may be given more than once.
         #[arg(long = "hub-name")]
         hub_names: Vec<String>,
+        /// How many days all of it is valid, the CAs too, which no leaf outlives.
+        #[arg(long, value_name = "N", default_value = "30", value_parser = certs::days)]
+        days: u64,
         /// Replace files that exist.
         #[arg(long)]
         force: bool,
@@ -94,8 +97,11 @@ fn main() -> ExitCode {
         }
         Command::Check { env: true, .. } => Ok(environment()),
         Command::Check { env: false, json, .. } => check(json),
-        Command::Certs { out, devices, gateway_names, hub_names, force } => {
-            certs(&out, devices, &gateway_names, hub_names, force)
+        Command::Certs { out, devices, gateway_names, hub_names, days, force } => {
+            let mut spec = SiteSpec::local(&[], devices);
+            (spec.gateway_names, spec.days) = (gateway_names, days);
+            spec.hub_names.extend(hub_names);
+            make_certs(&out, &spec, force)
         }
         Command::Queue(args) => look(|here, out| command::queue(args, here, out)),
         Command::Health(args) => look(|here, out| command::health(&args, here, out)),
@@ -299,18 +305,9 @@ fn level(level: LogLevel) -> LevelFilter {
     }
 }
 
-fn certs(
-    out: &std::path::Path,
-    devices: usize,
-    gateway_names: &[String],
-    hub_names: Vec<String>,
-    force: bool,
-) -> anyhow::Result<ExitCode> {
-    let names: Vec<&str> = gateway_names.iter().map(String::as_str).collect();
+fn make_certs(out: &std::path::Path, spec: &SiteSpec, force: bool) -> anyhow::Result<ExitCode> {
     let said = |error: CertsError| anyhow::anyhow!("{error}");
-    let mut spec = SiteSpec::local(&names, devices);
-    spec.hub_names.extend(hub_names);
-    let site = mint_site(&spec, clock::system().wall()).map_err(said)?;
+    let site = mint_site(spec, clock::system().wall()).map_err(said)?;
     let files = site.write_to_folder(out, force).map_err(said)?;
     files.iter().for_each(|f| println!("{}", f.display()));
     Ok(ExitCode::SUCCESS)

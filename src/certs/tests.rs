@@ -81,3 +81,35 @@ async fn the_trust_bundle_knows_the_local_hub_and_no_other() {
         assert_eq!(connected.is_ok(), expected, "{:?}", connected.err());
     }
 }
+
+#[test]
+fn days_have_bounds_and_are_those_of_every_certificate() {
+    for (text, expected) in [
+        ("1", Some(1)),
+        ("30", Some(30)),
+        ("3650", Some(3650)),
+        ("0", None),
+        ("3651", None),
+        ("-1", None),
+        ("1.5", None),
+        ("", None),
+        ("99999999999999999999999", None),
+    ] {
+        let got = super::days(text);
+        assert!(
+            got.as_ref().is_ok_and(|d| Some(*d) == expected) || got.is_err() && expected.is_none()
+        );
+        assert!(got.is_ok() || got.clone().is_err_and(|e| e.contains("1 to 3650")), "{got:?}");
+    }
+    let now = crate::clock::UnixMillis(1_700_000_000_000);
+    let site = mint_site(&SiteSpec { days: 3, ..SiteSpec::local(&["gw"], 1) }, now).unwrap();
+    let chains =
+        [&site.server.chain_pem, &site.hub_server.chain_pem, &site.devices[0].issued.chain_pem];
+    for chain in chains {
+        for piece in crate::auth::x509::split(chain.as_bytes()) {
+            let crate::auth::x509::Piece::Certificate(der) = piece else { panic!("{chain}") };
+            let info = crate::auth::x509::CertificateInfo::read(&der).unwrap();
+            assert_eq!(info.not_after.0, now.0 + 3 * 86_400_000);
+        }
+    }
+}
