@@ -84,7 +84,7 @@ pub struct Config {
     pub trust_bundle: Option<PathBuf>,
     /// The gateway's own folder: `StorageFolder` with `edgeHub` appended. Its parent exists and is writable.
     pub storage: PathBuf,
-    /// The `$edgeHub` desired document (`edgeHubTwinFile`).
+    /// The `$edgeHub` desired document (`edgeHubTwinFile`): a file, or a folder of a base and layers over it.
     pub desired_file: Option<PathBuf>,
     /// How the `$edgeHub` twin is kept; `None` = it is not asked (`edgeHubTwinFile` is set, or `configSource` is `local`).
     pub twin: Option<Twin>,

@@ -22,7 +22,8 @@ use super::reader::Reader;
 use super::{DOCUMENT_BYTES_MAX, DesiredError, Document, Kind, line, read_file, text};
 use crate::identity::DeviceId;
 
-/// Most files that count: the base, and more layers than anybody keeps apart by their names.
+/// Most files that count: the base, and more layers than anybody keeps apart by their names. One more is looked at, so that
+/// it is told.
 const FILES_MAX: usize = 64;
 
 /// Longest reason, in characters.
@@ -67,7 +68,7 @@ pub enum LayersError {
     Bad(DesiredError),
 }
 
-/// The files of `folder` that may count, in order: `*.json`, not hidden.
+/// The files of `folder` that may count, in order: `*.json`, not hidden; no more than one above the most.
 ///
 /// # Errors
 /// What the system says.
@@ -79,9 +80,17 @@ pub fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
         if !is_hidden && path.extension().is_some_and(|extension| extension == "json") {
             found.push(path);
         }
+        if found.len() >= 4 * FILES_MAX {
+            first(&mut found);
+        }
     }
-    found.sort();
+    first(&mut found);
     Ok(found)
+}
+
+fn first(found: &mut Vec<PathBuf>) {
+    found.sort_unstable();
+    found.truncate(FILES_MAX + 1);
 }
 
 /// What the files of `folder` come to on the edge device `edge`. Blocks on the disk.
@@ -185,7 +194,9 @@ impl Merged {
         let bytes = bytes.map_err(|why| ("unreadable", why))?;
         let bad = |what: String| ("bad", what);
         if self.files.len() + self.apart.len() >= FILES_MAX {
-            return Err(bad(format!("only the first {FILES_MAX} files count: merge some")));
+            return Err(bad(format!(
+                "only the first {FILES_MAX} files count, neither this one nor those behind it: merge some"
+            )));
         }
         // What is no text is as good as half-written: the words say it either way.
         let text = text(&bytes).map_err(bad)?;
@@ -440,12 +451,13 @@ mod tests {
             ("a#10 b#2 c#10 60 8388608", &["00.json".to_owned(), "10.json".to_owned()][..])
         );
         assert_eq!(layered.apart[0].to_string(), "layer 30.json: it is not a file: take it out");
-        for n in 0..FILES_MAX {
+        for n in (0..9 * FILES_MAX).rev() {
             write(&format!("4{n:03}.json"), r#"{"routes":{}}"#);
         }
         let layered = read(folder.path(), &edge()).unwrap();
-        assert_eq!((layered.files.len(), layered.apart.len()), (FILES_MAX - 1, 4));
-        assert!(layered.apart[3].why.contains("first 64 files"), "{:?}", layered.apart[3]);
+        assert_eq!((layered.files.len(), layered.apart.len()), (FILES_MAX - 1, 2));
+        assert_eq!(layered.files.last().map(String::as_str), Some("4060.json"));
+        assert!(layered.apart[1].why.contains("first 64 files"), "{:?}", layered.apart[1]);
         let gone = read(&folder.path().join("gone"), &edge()).unwrap_err();
         assert!(
             matches!(&gone, LayersError::Unreadable(what) if what.contains("correct the path")),
