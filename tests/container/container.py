@@ -1,7 +1,8 @@
 """The container test: what a site's engine would do with the image, and what must come of it.
 
-Started by tests/container/run, which brings the engine and the images. Arguments: the folder of minted certificates;
-with --memory the measurements, too.
+Started by tests/container/run, which brings the engine, the images and the manifest. Arguments: the folder of minted
+certificates, the deployment manifest that `sphere-gateway manifest generate` made; with --memory the measurements, too. Each
+container is made from that manifest as edgeAgent makes it (agent.py).
 """
 
 import base64
@@ -15,16 +16,16 @@ import time
 import unittest
 import urllib.request
 
+import agent
 from daemon import Daemon, GENERATION
 
-SITE = sys.argv[1]
+SITE, MANIFEST = sys.argv[1:3]
 HERE = os.path.dirname(os.path.abspath(__file__))
 EDGE = "edge1"
 EDGE_KEY = base64.b64encode(os.urandom(32)).decode()
 CONNECTION = f"HostName=hub.example;DeviceId={EDGE};ModuleId=$edgeHub;SharedAccessKey={EDGE_KEY}"
+AGENT = {"hub": "hub.example", "device": EDGE, "gateway": "gateway.example"}
 IMAGE_BYTES_MAX = 15_000_000
-# What the walk-through recommends, and more than any state that is measured here takes.
-MEMORY = "96m"
 
 
 def docker(*words, check=True):
@@ -79,6 +80,12 @@ def wait_for(what, probe, seconds=60):
     raise AssertionError(f"{what}: not within {seconds} s, last seen: {last}")
 
 
+def end(daemon, path):
+    daemon.shutdown()
+    daemon.server_close()
+    os.unlink(path)
+
+
 def device(*words, **options):
     return subprocess.run(
         [sys.executable, f"{HERE}/device.py", *words],
@@ -95,6 +102,10 @@ class Container(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
+        cls.socket = f"{SITE}/workload.sock"
+        cls.daemon = Daemon(cls.socket, SITE, EDGE_KEY)
+        # As it was pulled: the test's own image by the name that the manifest has.
+        docker("tag", "sphere-gateway:test", agent.Module(MANIFEST, "edgeHub").image)
         docker("network", "create", "azure-iot-edge")
         # The hub's files are read by its own user; the gateway's belong to the gateway's.
         docker(
@@ -122,6 +133,7 @@ class Container(unittest.TestCase):
     def tearDownClass(cls):
         docker("rm", "--force", "edgeHub", "hub", check=False)
         docker("network", "rm", "azure-iot-edge", check=False)
+        end(cls.daemon, cls.socket)
 
     @classmethod
     def counts(cls):
@@ -130,7 +142,7 @@ class Container(unittest.TestCase):
     def arrived(self, name):
         return len(get(self.hub, f"/messages?device={name}&limit=100000")["messages"])
 
-    # What the developer mode is told; a test that is given another connection leaves it out.
+    # A container that stands alone, without a daemon: the developer mode.
     STAND_ALONE = {
         "IotHubConnectionString": CONNECTION,
         "EdgeHubDevServerCertificateFile": "/site/server.chain.pem",
@@ -139,33 +151,17 @@ class Container(unittest.TestCase):
         "upstreamSettings__trustBundleFile": "/site/hub-ca.pem",
     }
 
-    def start(self, volume, *more, connection=None, environment=(), port=8883):
-        """As edgeAgent would: the name, the alias, the environment, the ports, a folder for the storage."""
+    def start(self, volume, *, port=None, **changes):
+        """By the manifest; started by the daemon, unless a change says that it stands alone."""
         docker("rm", "--force", "edgeHub", check=False)
-        settings = {
-            **(self.STAND_ALONE if connection is None else connection),
-            "EdgeDeviceHostName": "gateway.example",
-            "MaxConnectedClients": "2000",
-            "StorageFolder": "/iotedge/storage",
-            **dict(environment),
-        }
-        # Values stay out of the command line: one of them is a key.
-        words = [word for name in settings for word in ("--env", name)]
-        os.environ.update(settings)
-        docker(
-            *["run", "--detach", "--name", "edgeHub", "--network", "azure-iot-edge"],
-            *["--network-alias", "gateway.example", "--read-only", "--cap-drop", "ALL"],
-            *["--security-opt", "no-new-privileges", "--memory", MEMORY, "--memory-swap", MEMORY, "--cpus", "1"],
-            *["--health-interval", "1s", "--publish", f"127.0.0.1::{port}", "--publish", "127.0.0.1::9600"],
-            *["--volume", f"{SITE}/gateway:/site:ro", "--volume", f"{volume}:/iotedge/storage", *words, *more],
-            "sphere-gateway:test",
-        )
+        changes.setdefault("daemon", (self.socket, GENERATION))
+        agent.create(MANIFEST, AGENT, volume, port=port, **changes)
         try:
             wait_for("healthy or ended", lambda: self.state() in ("healthy", "exited"))
             self.assertEqual(self.state(), "healthy")
         except AssertionError as e:
             raise AssertionError(f"{e}\n{log('edgeHub')}") from e
-        return published("edgeHub", port)
+        return published("edgeHub", port or 8883)
 
     def state(self):
         status = inspect("edgeHub", "{{.State.Status}}")
@@ -216,21 +212,26 @@ class Container(unittest.TestCase):
         wait_for("the backlog is at the hub", lambda: self.arrived(self.ids[1]) >= 500)
         self.assert_never_out_of_memory()
 
+    def test_it_runs_as_the_manifest_has_it(self):
+        self.start("manifest")
+        wanted = agent.Module(MANIFEST, "edgeHub")
+        has = json.loads(docker("inspect", "edgeHub"))[0]
+        self.assertEqual(has["Config"]["Image"], wanted.image)
+        for name, value in wanted.environment.items():
+            self.assertIn(f"{name}={value}", has["Config"]["Env"])
+        options = wanted.create_options["HostConfig"]
+        for key in ["LogConfig", "ReadonlyRootfs", "CapDrop", "SecurityOpt", "Memory"]:
+            self.assertEqual(has["HostConfig"][key], options[key], key)
+        self.assertEqual(has["HostConfig"]["LogConfig"]["Config"], {"max-size": "10m", "max-file": "3"})
+        self.assertEqual(list(has["HostConfig"]["PortBindings"]), list(options["PortBindings"]))
+        self.assertIn("gateway.example", has["NetworkSettings"]["Networks"]["azure-iot-edge"]["Aliases"])
+        self.assertEqual(has["Config"]["User"], "13623:13623")
+
     def test_the_daemon_starts_it_and_no_key_is_in_its_environment(self):
-        socket = f"{SITE}/workload.sock"
-        daemon = Daemon(socket, SITE, EDGE_KEY)
+        path = f"{SITE}/workload-of-its-own.sock"
+        daemon = Daemon(path, SITE, EDGE_KEY)
         try:
-            connection = {
-                "IOTEDGE_WORKLOADURI": "unix:///var/run/iotedge/workload.sock",
-                "IOTEDGE_APIVERSION": "2020-07-07",
-                "IOTEDGE_AUTHSCHEME": "sasToken",
-                "IOTEDGE_MODULEGENERATIONID": GENERATION,
-                "IOTEDGE_IOTHUBHOSTNAME": "hub.example",
-                "IOTEDGE_DEVICEID": EDGE,
-                "IOTEDGE_MODULEID": "$edgeHub",
-            }
-            mount = ["--volume", f"{socket}:/var/run/iotedge/workload.sock"]
-            address = self.start("daemon", *mount, connection=connection)
+            address = self.start("daemon", daemon=(path, GENERATION))
             self.publish(address, 4, 10)
             wait_for("at the hub", lambda: self.arrived(self.ids[4]) == 10)
             self.assertTrue(any(path.endswith("/certificate/server") for path in daemon.asked), daemon.asked)
@@ -240,10 +241,16 @@ class Container(unittest.TestCase):
             daemon.server_close()
         # The daemon is gone and its socket dead: what was kept serves, also after a restart.
         docker("restart", "--time", "10", "edgeHub")
-        os.unlink(socket)
+        os.unlink(path)
         wait_for("healthy", lambda: self.state() == "healthy")
         self.publish(published("edgeHub", 8883), 4, 10)
         self.assertNotIn(EDGE_KEY, inspect("edgeHub", "{{json .Config}}"))
+
+    def test_it_stands_alone_with_files_and_a_connection_string(self):
+        binds = [f"{SITE}/gateway:/site:ro"]
+        address = self.start("alone", daemon=None, environment=self.STAND_ALONE.items(), binds=binds)
+        self.publish(address, 5, 10)
+        wait_for("at the hub", lambda: self.arrived(self.ids[5]) == 10)
 
     def test_low_ports_need_no_capability(self):
         address = self.start("low", environment={"mqttSettings__port": "443"}.items(), port=443)
@@ -254,9 +261,7 @@ class Container(unittest.TestCase):
         folder = f"{SITE}/storage-1000"
         os.makedirs(folder, exist_ok=True)
         os.chown(folder, 1000, 1000)
-        for name in os.listdir(f"{SITE}/gateway"):
-            os.chmod(f"{SITE}/gateway/{name}", 0o444)
-        address = self.start(folder, "--user", "1000:1000")
+        address = self.start(folder, user="1000:1000")
         self.publish(address, 3, 10)
         wait_for("at the hub", lambda: self.arrived(self.ids[3]) == 10)
 
@@ -308,8 +313,10 @@ class Memory(unittest.TestCase):
         finally:
             docker("unpause", "hub")
         site.assert_never_out_of_memory()
+        width = max(len(what) for what in figures)
+        print(f"\n{'resident memory':<{width}}     MB")
         for what, megabytes in figures.items():
-            print(f"{what}: {megabytes:.1f} MB")
+            print(f"{what:<{width}}  {megabytes:5.1f}")
         self.assertLess(figures["idle"], 12)
         self.assertLess(max(figures.values()), 64)
 
