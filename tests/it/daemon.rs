@@ -151,9 +151,10 @@ async fn renewals_and_their_failures_disconnect_nobody_of_200() {
 
     until_renewed(&gateway, 3.0).await;
     all_goes_on(&mut seen).await;
-    // It fails as often as a request is tried, and is asked again.
-    daemon.script(|s| s.failures = 5);
+    // It fails longer than a request is tried, and is asked again.
+    daemon.script(|s| s.failures = 1000);
     until_refused(&gateway, "failed").await;
+    daemon.script(|s| s.failures = 0);
     until_renewed(&gateway, 1.0).await;
     all_goes_on(&mut seen).await;
     // It does not know the caller for a while.
