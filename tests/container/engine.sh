@@ -21,6 +21,11 @@ need python3 python3
 need iptables iptables
 need ip iproute2
 
+# One at a time on a machine: they share a bridge, its addresses and the rules that are put back.
+mkdir -p /run/lock
+exec 8>/run/lock/sphere-gateway-engine
+flock --nonblock 8 || { echo "another test has its engine running: waiting for it" >&2; flock 8; }
+
 mkdir -p "$work"
 engine=$(mktemp -d "$work/engine.XXXXXX")
 rules=$engine/rules
@@ -44,6 +49,6 @@ ip link add "$bridge" type bridge
 ip addr add 10.232.77.1/24 dev "$bridge"
 export DOCKER_HOST=unix://$engine/socket
 dockerd --data-root "$engine/data" --exec-root "$engine/exec" --pidfile "$engine/pid" --host "$DOCKER_HOST" \
-    --exec-opt native.cgroupdriver=cgroupfs --bridge "$bridge" >"$work/dockerd.log" 2>&1 &
+    --exec-opt native.cgroupdriver=cgroupfs --bridge "$bridge" 8>&- >"$work/dockerd.log" 2>&1 &
 for _ in $(seq 300); do docker version >/dev/null 2>&1 && break; sleep 0.1; done
 docker version >/dev/null || { tail -n 20 "$work/dockerd.log" >&2; exit 1; }
