@@ -383,6 +383,41 @@ async fn the_client_s_order_of_ciphers_decides_where_there_is_aes_and_chacha20_w
     }
 }
 
+/// What `server_config` itself makes of this processor: on a Raspberry Pi 4, ChaCha20 for who would rather have AES.
+/// `tests/arm64/run` says which kind it is (SPHERE_TEST_AES, `yes` or `no`); elsewhere the processor is believed.
+#[tokio::test]
+async fn without_aes_instructions_chacha20_is_negotiated() {
+    let aes = std::env::var("SPHERE_TEST_AES").unwrap_or_default();
+    let has_aes = if aes.is_empty() { has_aes() } else { aes == "yes" };
+    let site = Site::new();
+    let server = server_config(&site.identity);
+    for (version, aes, chacha20) in [
+        (
+            &version::TLS13,
+            CipherSuite::TLS13_AES_256_GCM_SHA384,
+            CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
+        ),
+        (
+            &version::TLS12,
+            CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+            CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+        ),
+    ] {
+        let mut provider = ring::default_provider();
+        provider.cipher_suites.sort_by_key(|s| s.suite() != aes);
+        let mut roots = RootCertStore::empty();
+        roots.add(ders(site.root.certificate_pem()).remove(0)).unwrap();
+        let client = ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let stream = meet(&server, client, GATEWAY).await.unwrap();
+        let suite = stream.get_ref().1.negotiated_cipher_suite().map(|s| s.suite());
+        assert_eq!(suite, Some(if has_aes { aes } else { chacha20 }), "{version:?}");
+    }
+}
+
 #[tokio::test]
 async fn rsa_and_p384_server_keys_serve() {
     let root = Authority::root("Edge Root", Curve::P384, lasting()).unwrap();
