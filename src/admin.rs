@@ -1,4 +1,5 @@
-//! The administrator's door: `GET /metrics` (Prometheus text), `GET /healthz`, `GET /readyz` and `GET /queues`.
+//! The administrator's door: `GET /metrics` (Prometheus text), `GET /healthz`, `GET /readyz` `GET /queues` and
+//! `GET /refusals`.
 //!
 //! `/healthz` tells whether the process does its job (liveness: if not, start it again), `/readyz` whether devices can be let
 //! in now (readiness: if not, wait): 200, or 503 with the reasons.
@@ -12,6 +13,9 @@
 //!  "store": {"usedBytes": 4194304, "limitBytes": 1073741824, "whenFull": "reject", "budgetLastsSecs": 3600,
 //!            "firstDropSecs": 3600, "firstDropWhy": "budget"}}
 //! ```
+//!
+//! `/refusals` answers the last refused connections as JSON ([`RefusalsReport`]), with names and certificates of the peers, no
+//! secrets.
 //!
 //! Owns: the HTTP answers. Plain HTTP as the reference's (`edgehub.md` 10); it gives away no secrets and takes no
 //! commands. Must not know: what healthy means (a closure tells), configuration.
@@ -38,6 +42,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use crate::auth::decision::RefusalsReport;
 use crate::metrics::Metrics;
 
 /// Most connections at a time: a scraper, a health check and a person with a browser need a handful.
@@ -136,6 +141,9 @@ pub struct StoreStatus {
 /// What tells of the queues; `None` until there is something to tell.
 type TellQueues = dyn Fn() -> Option<Arc<Queues>> + Send + Sync;
 
+/// What tells of the last refusals.
+type TellRefusals = dyn Fn() -> RefusalsReport + Send + Sync;
+
 /// What the answers are made from. Cheap to clone.
 #[derive(Clone)]
 pub struct Admin {
@@ -143,6 +151,7 @@ pub struct Admin {
     health: Arc<dyn Fn() -> Health + Send + Sync>,
     ready: Arc<TellReady>,
     queues: Arc<TellQueues>,
+    refusals: Arc<TellRefusals>,
     scrape: Arc<Mutex<()>>,
     suffix: Arc<str>,
 }
@@ -165,7 +174,17 @@ impl Admin {
     ) -> Self {
         let suffix = suffix.trim_matches('/').into();
         let (health, ready, queues) = (Arc::new(health), Arc::new(ready), Arc::new(queues));
-        Self { metrics, health, ready, queues, scrape: Arc::default(), suffix }
+        let refusals = Arc::new(RefusalsReport::default);
+        Self { metrics, health, ready, queues, refusals, scrape: Arc::default(), suffix }
+    }
+
+    /// `refusals` is asked at each `/refusals`; it may not wait.
+    #[must_use]
+    pub fn with_refusals(
+        self,
+        refusals: impl Fn() -> RefusalsReport + Send + Sync + 'static,
+    ) -> Self {
+        Self { refusals: Arc::new(refusals), ..self }
     }
 
     /// The routes.
@@ -173,8 +192,9 @@ impl Admin {
         let mut router = Router::new()
             .route("/healthz", get(healthz))
             .route("/readyz", get(readyz))
-            .route("/queues", get(queues));
-        if !["healthz", "readyz", "queues"].contains(&&*self.suffix) {
+            .route("/queues", get(queues))
+            .route("/refusals", get(refusals));
+        if !["healthz", "readyz", "queues", "refusals"].contains(&&*self.suffix) {
             router = router.route(&format!("/{}", self.suffix), get(metrics));
         }
         router.with_state(self)
@@ -302,6 +322,10 @@ async fn queues(State(admin): State<Admin>) -> Response {
         None => (StatusCode::SERVICE_UNAVAILABLE, "no sample yet: ask again in a second")
             .into_response(),
     }
+}
+
+async fn refusals(State(admin): State<Admin>) -> Response {
+    axum::Json((admin.refusals)()).into_response()
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod export;
 mod health;
 mod list;
 mod manifest;
+mod refusals;
 mod routes;
 mod text;
 mod verify;
@@ -30,6 +31,7 @@ pub use list::ListArgs;
 pub use manifest::{
     CheckAction, EnvLevel, EnvVerdict, ManifestAction, Settings, check_manifest, manifest,
 };
+pub use refusals::{RefusalsArgs, refusals};
 pub use routes::{RoutesAction, routes};
 
 use crate::desired;

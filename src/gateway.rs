@@ -6,6 +6,7 @@
 //! store, and the admin endpoint last, so that the end can be watched.
 //! Must not know: packets, records, frames.
 
+mod audit;
 mod configuration;
 mod daemon;
 mod descriptors;
@@ -17,9 +18,11 @@ mod live;
 mod prepare;
 mod pumps;
 mod readiness;
+mod refusals;
 mod removed;
 mod server_end;
 mod settings;
+mod status;
 mod twin;
 
 use std::io;
@@ -35,8 +38,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
-use crate::admin::{self, Admin};
-use crate::auth::{Authenticator, Scope};
+use crate::auth::Authenticator;
 use crate::clock::SharedClock;
 use crate::config::{self, Config};
 use crate::edged::certificate::NothingToServe;
@@ -65,6 +67,7 @@ pub use self::prepare::{Problem, Problems};
 use self::pumps::{OpenQueues, Pumps, refresh_gauges};
 use self::removed::RemovedWatch;
 use self::server_end::ServerEnd;
+use self::status::Shown;
 
 /// Docker sends SIGKILL 10 s after SIGTERM: sessions get two of them for their receipts, pumps two for what is under
 /// way, the rest is for farewells and for the store.
@@ -195,8 +198,11 @@ impl Gateway {
         let end = ServerEnd::new(server.leaf(), is_renewed, &clock);
         end.show(&metrics);
         show_scope(&metrics, &scope, scope_saved, refresher.refreshed(), &clock);
+        gateway.run_series(&scope, refresher.refreshed());
+        let refusals = gateway.run_refusals(&config, &clock);
         if let Some(listener) = admin {
-            gateway.run_admin(listener, &config, sample, &configuration, &scope, Arc::clone(&end));
+            let shown = Shown { sample, scope: &scope, end: &end, refusals: &refusals };
+            gateway.run_admin(listener, &config, &configuration, shown);
         }
         let tls = gateway.run_certificate(daemon, &server, end);
         let authenticator = Authenticator::new(bundle, scope, Arc::clone(&clock));
@@ -213,6 +219,7 @@ impl Gateway {
             metrics: Arc::clone(&gateway.metrics),
             clock,
             on_scope_refusal: Box::new(move |_| refresher.request_refresh()),
+            decisions: refusals,
         };
         gateway.run_front(listener, &config, tls, front);
         Ok(gateway)
@@ -345,39 +352,6 @@ impl Gateway {
         last
     }
 
-    fn run_admin(
-        &self,
-        listener: TcpListener,
-        config: &Config,
-        sample: LastSample,
-        configuration: &Configuration,
-        scope: &Arc<Scope>,
-        end: Arc<ServerEnd>,
-    ) {
-        let (suffix, ready) = (&config.metrics.suffix, self.readiness(Arc::clone(scope)));
-        let (health, store, last) =
-            (self.health.clone(), Arc::clone(&self.store), Arc::clone(&sample));
-        let (waiting, configured) = (self.waiting.subscribe(), configuration.warnings());
-        let health = move || match &*health.borrow() {
-            Health::Healthy => {
-                let mut warnings = forecast::warnings(&store.stats(), last.load().as_deref());
-                warnings.extend(waiting.borrow().iter().cloned());
-                warnings.extend(configured.borrow().iter().cloned());
-                warnings.extend(end.warning());
-                admin::Health::warning(warnings)
-            }
-            Health::Poisoned(why) => admin::Health::failing(vec![why.clone()]),
-        };
-        let queues = move || sample.load().as_deref().map(|sample| Arc::clone(&sample.queues));
-        let state = Admin::new(Arc::clone(&self.metrics), suffix, health, ready, queues);
-        let stop = self.stops.admin.clone();
-        self.tasks.admin.spawn(async move {
-            if let Err(e) = admin::serve(listener, state, stop).await {
-                error!("the metrics endpoint ended: {e}");
-            }
-        });
-    }
-
     /// After each refresh of the scope those who are no longer in it, or disabled, are asked to leave.
     fn run_standing_check(
         &self,
@@ -389,8 +363,7 @@ impl Gateway {
         let (metrics, stop) = (Arc::clone(&self.metrics), self.stops.upstream.clone());
         self.tasks.upstream.spawn(async move {
             while let Some(Ok(())) = stop.run_until_cancelled(refreshed.changed()).await {
-                metrics.free_ids(|identity| authenticator.still_admits(identity));
-                for _ in 0..roster.dismiss(|identity| authenticator.still_admits(identity)) {
+                for _ in 0..roster.dismiss(|admission| authenticator.still_admits(admission)) {
                     metrics.counted("client_dismissed", "scope");
                 }
             }

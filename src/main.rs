@@ -1,4 +1,4 @@
-//! The command line: `run`, `check`, `certs`, `queue`, `health`, `doctor`, `routes`, `manifest`: parse, call, print.
+//! The command line: `run`, `check`, `certs`, `queue`, `health`, `refusals`, `doctor`, `routes`, `manifest`: parse, call, print.
 
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use sphere_gateway::certs::{self, CertsError, SiteSpec, mint_site};
 use sphere_gateway::clock;
 use sphere_gateway::command::{
     self, CheckAction, CommandError, DoctorAction, End, EnvLevel, EnvVerdict, HealthArgs,
-    ManifestAction, QueueArgs, RoutesAction, Settings, Surroundings,
+    ManifestAction, QueueArgs, RefusalsArgs, RoutesAction, Settings, Surroundings,
 };
 use sphere_gateway::config::{self, Config, LogFormat, LogLevel, Place, ProcessEnv, Verdict};
 use sphere_gateway::gateway::{self, Gateway, StartError};
@@ -71,6 +71,8 @@ enum Command {
     Queue(QueueArgs),
     /// Ask the running gateway whether it does its job: exit status 0 or 1, for a container's health check.
     Health(HealthArgs),
+    /// Ask the running gateway whom it refused lately, why, and what to do.
+    Refusals(RefusalsArgs),
     /// Examine the volume that the store is on.
     #[command(subcommand)]
     Doctor(DoctorAction),
@@ -105,6 +107,7 @@ fn main() -> ExitCode {
         }
         Command::Queue(args) => look(|here, out| command::queue(args, here, out)),
         Command::Health(args) => look(|here, out| command::health(&args, here, out)),
+        Command::Refusals(args) => look(|here, out| command::refusals(&args, here, out)),
         Command::Doctor(action) => look(|here, out| command::doctor(&action, here, out)),
         Command::Routes(action) => look(|_, out| command::routes(&action, out)),
         Command::Manifest(action) => {

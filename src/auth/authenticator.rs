@@ -15,6 +15,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use rustls_pki_types::CertificateDer;
 
+use super::admission::{Admission, Credential};
 use super::bundle::{TrustBundle, X509Refusal};
 use super::scope::{AuthKind, Lookup, Scope, ScopeEntry, Status};
 use super::x509::{CertificateInfo, Validity};
@@ -82,6 +83,9 @@ impl Refusal {
     }
 }
 
+/// The module that this gateway stands for.
+const OWN_MODULE: &str = "$edgeHub";
+
 /// Judges log-ins. Shared; a judgement takes no lock but for a look at the signatures that the bundle remembers.
 pub struct Authenticator {
     bundle: ArcSwap<TrustBundle>,
@@ -124,7 +128,7 @@ impl Authenticator {
     }
 
     /// Judges one log-in. CPU-bound (a few signature checks), no IO.
-    pub fn authenticate(&self, attempt: Attempt<'_>) -> Result<Identity, Refusal> {
+    pub fn authenticate(&self, attempt: Attempt<'_>) -> Result<Admission, Refusal> {
         if !self.scope.is_known() {
             return Err(unknown_scope());
         }
@@ -152,7 +156,10 @@ impl Authenticator {
         let wall = self.clock.wall();
         let judged = self.judge_certificate(&entry, attempt.chain, wall.max(self.not_before));
         match judged {
-            Ok(()) => Ok(Identity::vouched(entry.name.clone())),
+            Ok(credential) => {
+                let identity = Identity::vouched(entry.name.clone());
+                Ok(Admission { identity, credential, since: wall })
+            }
             // By a clock that is wrong nobody is refused for good: the certificate may be younger than the snapshot.
             Err(refusal) if wall < self.not_before => Err(Refusal::later(
                 "clock_not_set",
@@ -164,11 +171,11 @@ impl Authenticator {
         }
     }
 
-    /// Whether the scope in force still lets `identity` in: registered, enabled, our child, of a certificate type.
+    /// Whether the scope in force still lets the client in: registered, enabled, our child, of a certificate type.
     /// While no scope is known nothing has changed.
-    pub fn still_admits(&self, identity: &Identity) -> bool {
-        match self.entry_of(identity.name()) {
-            Ok(entry) => !matches!(entry.auth, AuthKind::Sas | AuthKind::None),
+    pub fn still_admits(&self, admission: &Admission) -> bool {
+        match self.entry_of(admission.identity.name()) {
+            Ok(entry) => !matches!(entry.auth, AuthKind::Sas { .. } | AuthKind::None),
             Err(refusal) => refusal.code == RefusalCode::ServerUnavailable,
         }
     }
@@ -188,6 +195,12 @@ impl Authenticator {
             }
             Lookup::Entry(entry) => entry,
         };
+        if self.is_ours(&entry.name) {
+            return Err(Refusal::no(
+                "own_identity",
+                format!("{} is this gateway itself: no client connects as it", entry.name),
+            ));
+        }
         if entry.status == Status::Disabled {
             return Err(Refusal::no(
                 "disabled",
@@ -209,18 +222,24 @@ impl Authenticator {
         Ok(entry)
     }
 
+    /// Whether it is `$edgeHub` of our own edge device. What speaks as it is this process, to the hub alone.
+    fn is_ours(&self, name: &ClientName) -> bool {
+        name.module().is_some_and(|module| module.as_str() == OWN_MODULE)
+            && name.device().as_str().eq_ignore_ascii_case(self.scope.edge().as_str())
+    }
+
     fn judge_certificate(
         &self,
         entry: &ScopeEntry,
         chain: &[CertificateDer<'_>],
         now: UnixMillis,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Credential, Refusal> {
         match &entry.auth {
             AuthKind::CertificateAuthority => self.judge_by_ca(entry, chain, now),
             AuthKind::SelfSigned { thumbprints } => {
                 judge_by_thumbprint(entry, thumbprints, chain, now)
             }
-            AuthKind::Sas | AuthKind::None => Err(Refusal::no(
+            AuthKind::Sas { .. } | AuthKind::None => Err(Refusal::no(
                 "not_a_certificate_device",
                 format!(
                     "{} is not registered for certificates: register it with the authentication type X.509 CA signed",
@@ -235,14 +254,18 @@ impl Authenticator {
         entry: &ScopeEntry,
         chain: &[CertificateDer<'_>],
         now: UnixMillis,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Credential, Refusal> {
         let leaf = self.bundle.load().verify(chain, now).map_err(|e| x509_refusal(entry, &e))?;
         // Through the scope, not by comparing text: then two ids that differ in case only stay two identities.
         let named = DeviceId::parse(&leaf.common_name)
             .map(|id| self.scope.lookup(&ClientName::Device(id)))
             .is_ok_and(|found| matches!(found, Lookup::Entry(e) if e.name == entry.name));
         if named {
-            return Ok(());
+            return Ok(Credential::CertificateAuthority {
+                chain: chain.iter().map(|c| c.clone().into_owned()).collect(),
+                not_after: leaf.not_after,
+                anchor_sha256: leaf.anchor_sha256,
+            });
         }
         let common_name: String = leaf.common_name.escape_debug().take(160).collect();
         Err(Refusal::no(
@@ -262,7 +285,7 @@ fn judge_by_thumbprint(
     thumbprints: &[String],
     chain: &[CertificateDer<'_>],
     now: UnixMillis,
-) -> Result<(), Refusal> {
+) -> Result<Credential, Refusal> {
     let leaf =
         chain.first().ok_or(X509Refusal::NoCertificate).map_err(|e| x509_refusal(entry, &e))?;
     let info = CertificateInfo::read(leaf)
@@ -280,7 +303,8 @@ fn judge_by_thumbprint(
         thumbprint.eq_ignore_ascii_case(&info.sha1) || thumbprint.eq_ignore_ascii_case(&info.sha256)
     };
     if thumbprints.iter().any(known) {
-        return Ok(());
+        let CertificateInfo { sha1, sha256, not_after, .. } = info;
+        return Ok(Credential::Thumbprint { sha1, sha256, not_after });
     }
     Err(Refusal::no(
         "thumbprint",

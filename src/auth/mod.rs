@@ -5,19 +5,23 @@
 //!  claim of the CONNECT ------------------scope--> ScopeEntry (registered id) >-- authenticator --> Identity | Refusal
 //! ```
 //!
-//! Owns: the trust bundle (which CAs admit clients), the scope snapshot (which devices are ours), and the decision.
+//! Owns: the trust bundle (which CAs admit clients), the scope snapshot (which devices are ours), and the decision, with the
+//! closed list of reasons to say no ([`decision`]).
 //! Invariants: only this module makes an `Identity` out of a claim; nothing here is admitted without a known scope;
 //! private keys, symmetric keys and tokens never enter a log line.
 //! Must not know: sockets, MQTT packets, the hub's HTTP API (`upstream` fetches the scope and hands entries in).
 
+pub mod admission;
 pub mod authenticator;
 pub mod bundle;
+pub mod decision;
 pub mod scope;
 pub mod x509;
 
+pub use admission::{Admission, Credential};
 pub use authenticator::{Attempt, Authenticator, Refusal, RefusalCode};
 pub use bundle::{TrustBundle, VerifiedLeaf, X509Refusal};
-pub use scope::{AuthKind, Lookup, Scope, ScopeEntry, Status};
+pub use scope::{AuthKind, Lookup, Scope, ScopeEntry, Status, SymmetricKeys};
 
 #[cfg(test)]
 pub(crate) mod testing;

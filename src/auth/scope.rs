@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::UnixMillis;
 use crate::identity::{ClientName, DeviceId, ID_BYTES_MAX};
+use crate::iothub::sas::KeySigner;
 use crate::kept_file;
 
 /// Most devices of an auth chain (edgehub.md 7.5).
@@ -42,11 +43,15 @@ pub enum Status {
 }
 
 /// How the registry says that an identity proves itself.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum AuthKind {
-    /// Symmetric keys (not kept yet).
-    Sas,
+    /// SAS tokens signed by a symmetric key.
+    Sas {
+        /// Not kept on disk (yet).
+        #[serde(skip)]
+        keys: SymmetricKeys,
+    },
     /// A certificate named by its thumbprints: SHA-1 or SHA-256, hex, any case.
     SelfSigned {
         /// Primary and secondary, as far as set.
@@ -56,6 +61,22 @@ pub enum AuthKind {
     CertificateAuthority,
     /// Cannot connect by itself.
     None,
+}
+
+/// The symmetric keys of one identity. Never logged: a key shows as `***`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SymmetricKeys {
+    /// As far as it is known.
+    pub primary: Option<KeySigner>,
+    /// As far as it is known.
+    pub secondary: Option<KeySigner>,
+}
+
+impl SymmetricKeys {
+    /// Those that are known, the primary one first.
+    pub fn known(&self) -> impl Iterator<Item = &KeySigner> {
+        self.primary.iter().chain(&self.secondary)
+    }
 }
 
 /// What the hub says about one device or module.

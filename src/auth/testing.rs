@@ -7,8 +7,10 @@ use std::time::Instant;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
+use super::{Admission, Credential};
 use crate::certs::Window;
 use crate::clock::{Clock, SystemClock, UnixMillis};
+use crate::identity::{ClientName, DeviceId, Identity};
 
 /// 2027-01-15T08:00:00Z.
 pub(crate) const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
@@ -27,6 +29,15 @@ pub(crate) fn valid() -> Window {
 /// The certificates of a PEM text.
 pub(crate) fn ders(pem: &str) -> Vec<CertificateDer<'static>> {
     CertificateDer::pem_slice_iter(pem.as_bytes()).map(|der| der.unwrap()).collect()
+}
+
+/// A device that was let in, by a token that does not end.
+pub(crate) fn admitted(id: &str) -> Admission {
+    Admission {
+        identity: Identity::vouched(ClientName::Device(DeviceId::parse(id).unwrap())),
+        credential: Credential::Token { expires_secs: u64::MAX, key_sha256: [0; 32] },
+        since: NOW,
+    }
 }
 
 /// A clock whose wall time moves only when told to.

@@ -10,6 +10,8 @@ use hyper::{Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
+use super::{CommandError, Surroundings};
+
 /// How long a gateway may take to answer.
 const ASK_TIMEOUT: Duration = Duration::from_secs(3);
 /// About 200 bytes a queue, and a side queue for each of 20,000 senders.
@@ -22,6 +24,16 @@ pub(super) fn host_port(text: &str) -> Result<String, String> {
         Some(port) if port > 0 => Ok(text.to_owned()),
         _ => Err("write a host and a port, for instance 127.0.0.1:9600".to_owned()),
     }
+}
+
+/// Whom to ask: what `--admin` says, else the port of this environment.
+pub(super) fn address(admin: Option<&String>, here: &Surroundings) -> Result<String, CommandError> {
+    let address = admin.cloned().or_else(|| Some(format!("127.0.0.1:{}", here.admin_port?)));
+    address.ok_or_else(|| {
+        let text = "the environment switches the metrics listener off or gives it no fixed port: set \
+                    metrics__listener__port, or give --admin HOST:PORT";
+        CommandError::Usage(text.to_owned())
+    })
 }
 
 /// `GET path` of the listener at `address`; the error says why there is no answer.

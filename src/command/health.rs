@@ -36,12 +36,7 @@ pub fn health(
     here: &Surroundings,
     out: &mut dyn Write,
 ) -> Result<End, CommandError> {
-    let address = args.admin.clone().or_else(|| Some(format!("127.0.0.1:{}", here.admin_port?)));
-    let Some(address) = address else {
-        let text = "the environment switches the metrics listener off or gives it no fixed port: set \
-                    metrics__listener__port, or give --admin HOST:PORT";
-        return Err(CommandError::Usage(text.to_owned()));
-    };
+    let address = ask::address(args.admin.as_ref(), here)?;
     let end = match ask::get(&address, "/healthz") {
         Ok((status, body)) => told(status, &body, out)?,
         Err(why) => {

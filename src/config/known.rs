@@ -112,6 +112,7 @@ pub(super) const PREFIXES: &[&str] = &[
     "metrics__",
     "upstreamsettings__",
     "storesettings__",
+    "auditsettings__",
     "storeandforward",
     "experimentalfeatures__",
     "edgehub",

@@ -104,6 +104,8 @@ pub struct Config {
     pub scope: ScopeRefresh,
     /// The durable queues.
     pub store: Store,
+    /// The audit log of who was let in and who was not; `None` = off.
+    pub audit: Option<Audit>,
     /// What is accepted but not as it seems, with what to do.
     pub warnings: Vec<String>,
     rows: Vec<table::Row>,
@@ -310,6 +312,13 @@ pub struct Store {
     /// Most bytes of the files of the dead letters (`deadLetterBytes`), 1 MiB or more: the oldest go first. Less where
     /// the store is small: see [`crate::store`].
     pub dead_letter_bytes: u64,
+}
+
+/// The audit log (`auditSettings__*`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Audit {
+    /// Most bytes of its two files together (`maxSizeBytes`), 64 KiB..=1 GiB.
+    pub bytes_max: u64,
 }
 
 impl Config {

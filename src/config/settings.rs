@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::reader::Reader;
 use super::{
-    Bind, Config, ConfigError, Env, LogFormat, LogLevel, MetricsListener, Mqtt, ScopeRefresh,
-    Store, Twin, Upstream,
+    Audit, Bind, Config, ConfigError, Env, LogFormat, LogLevel, MetricsListener, Mqtt,
+    ScopeRefresh, Store, Twin, Upstream,
 };
 use crate::desired::STORE_BYTES_MIN;
 use crate::store::WhenFull;
@@ -50,6 +50,12 @@ const DEAD_LETTER_BYTES_MIN: u64 = 1 << 20;
 /// See [`crate::metrics::IDS_MAX`].
 const IDS_MAX: u32 = 1000;
 
+/// Room for 30,000 decisions of 500 bytes.
+const AUDIT_BYTES: u64 = 16 << 20;
+
+/// A line has at most 4 KiB: eight of them in each of the two files.
+const AUDIT_BYTES_MIN: u64 = 64 << 10;
+
 /// Connections beyond the admitted clients: those that are still shaking hands, or are about to be displaced.
 const CONNECTIONS_SPARE: u32 = 512;
 
@@ -75,6 +81,7 @@ impl Reader {
             on_demand_every: self.seconds("DeviceScopeCacheRefreshDelaySecs", 120, 0, 86_400),
         };
         let store = self.store();
+        let audit = self.audit();
         self.upstream_protocol();
         // Only now is it known which variables are nobody's.
         self.rest();
@@ -94,6 +101,7 @@ impl Reader {
             upstream: upstream?,
             scope,
             store,
+            audit,
             warnings: Vec::new(),
             rows: Vec::new(),
         })
@@ -238,7 +246,7 @@ impl Reader {
         if suffix.is_empty()
             || !suffix.bytes().all(plain)
             || suffix.contains("//")
-            || ["healthz", "readyz", "queues"].contains(&suffix.as_str())
+            || ["healthz", "readyz", "queues", "refusals"].contains(&suffix.as_str())
         {
             self.problem(
                 SUFFIX,
@@ -364,6 +372,17 @@ impl Reader {
                 BYTES_MAX,
             ),
         }
+    }
+
+    fn audit(&mut self) -> Option<Audit> {
+        const BYTES: &str = "auditSettings__maxSizeBytes";
+        let enabled = self.flag("auditSettings__enabled", false);
+        if !enabled && self.is_set(BYTES) {
+            let todo = "without effect, auditSettings__enabled is not true";
+            self.warnings.push(format!("{BYTES}: {todo}"));
+        }
+        let bytes_max = self.number(BYTES, AUDIT_BYTES, AUDIT_BYTES_MIN, 1u64 << 30);
+        enabled.then_some(Audit { bytes_max })
     }
 
     fn when_full(&mut self) -> WhenFull {

@@ -113,6 +113,7 @@ fn the_least_configuration_gets_the_references_defaults() {
             dead_letter_bytes: 16 << 20,
         }
     );
+    assert_eq!(c.audit, None);
     // One warning: the devices' bundle also serves the hub connection.
     assert_eq!(c.trust_bundle, Some(dir.path().join("cas.pem")));
     assert_eq!(c.upstream.extra_roots, c.trust_bundle);
@@ -155,6 +156,8 @@ fn every_setting_is_honoured_in_any_case_and_with_colons() {
         .with("storeSettings__holdSecs", "30")
         .with("storeSettings__liveFirst", "True")
         .with("storeSettings__deadLetterBytes", "1048576")
+        .with("auditSettings__enabled", "true")
+        .with("auditSettings__maxSizeBytes", "65536")
         .with("storeAndForward__timeToLiveSecs", "3600");
     let c = Config::read(&env).unwrap();
     assert_eq!(c.desired_file, Some(twin));
@@ -187,6 +190,7 @@ fn every_setting_is_honoured_in_any_case_and_with_colons() {
             dead_letter_bytes: 1 << 20,
         }
     );
+    assert_eq!(c.audit, Some(Audit { bytes_max: 65_536 }));
     assert_eq!(c.default_ttl_secs, 3600);
     assert_eq!(c.warnings, [""; 0]);
 }
@@ -287,6 +291,8 @@ fn bad_values() {
         ("storeSettings__holdSecs", "31", "storeSettings__holdSecs: \"31\" is out of range or no whole number"),
         ("storeSettings__liveFirst", "yes", "storeSettings__liveFirst: \"yes\" is no truth value"),
         ("storeSettings__deadLetterBytes", "1", "storeSettings__deadLetterBytes: \"1\" is out of range or no whole number"),
+        ("auditSettings__maxSizeBytes", "65535", "auditSettings__maxSizeBytes: \"65535\" is out of range or no whole number"),
+        ("metrics__listener__suffix", "refusals", "metrics__listener__suffix: \"refusals\" is no path"),
         ("MaxConnectedClients", "0", "MaxConnectedClients: \"0\" is out of range or no whole number"),
         ("RuntimeLogLevel", "chatty", ""),
         ("metrics__idsMax", "0", "metrics__idsMax: \"0\" is out of range or no whole number"),

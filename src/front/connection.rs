@@ -33,10 +33,12 @@ use self::alarm::Alarm;
 use self::handover::{HandOver, Step};
 use self::wire::{Wire, WireEvent};
 use super::ingest::Ingest;
+use super::refused::Refused;
 use super::roster::{Roster, Seat};
-use crate::auth::{self, Attempt, Authenticator};
+use crate::auth::decision::{Decisions, Stage};
+use crate::auth::{self, Admission, Attempt, Authenticator};
 use crate::clock::{SharedClock, UnixMillis};
-use crate::identity::{ClientName, Identity};
+use crate::identity::ClientName;
 use crate::iothub::topics;
 use crate::message::{Message, SystemKey};
 use crate::metrics::{KeptSeries, Metrics};
@@ -86,6 +88,8 @@ pub struct Front {
     pub clock: SharedClock,
     /// Told of each name that the scope does not let in (yet), so that the hub can be asked about it.
     pub on_scope_refusal: Box<dyn Fn(&ClientName) + Send + Sync>,
+    /// Told of each decision.
+    pub decisions: Arc<dyn Decisions>,
 }
 
 /// Serves one device until it leaves, misbehaves, is displaced, or `stop`.
@@ -308,6 +312,9 @@ where
                         // No method is ever sent down yet, so nobody waits for this answer.
                         self.front.metrics.counted("method_response", "not_asked_for");
                     }
+                    Output::FilterDenied(denied) => {
+                        self.front.metrics.refused("subscribe", denied.label());
+                    }
                     Output::Acknowledged(_) | Output::Subscribed(..) | Output::Unsubscribed(_) => {}
                     Output::Close(reason) => self.ended = Some(reason),
                 }
@@ -338,14 +345,23 @@ where
             chain: &self.chain,
         };
         let verdict = match self.front.authenticator.authenticate(attempt) {
-            Ok(identity) => self.take_seat(&identity).await.map(|()| identity),
+            Ok(admission) => {
+                let (identity, admission) = (admission.identity.clone(), Arc::new(admission));
+                let seated = self.take_seat(Arc::clone(&admission)).await;
+                seated.map(|()| {
+                    self.front.admitted(self.peer, &request.claim, &admission, &self.chain);
+                    identity
+                })
+            }
             Err(refusal) => {
                 self.denied = refusal.code == auth::RefusalCode::NotAuthorized;
                 Err(self.refusal(&request.claim, refusal))
             }
         };
-        // The chain has been judged; thousands of connections need not keep theirs.
-        self.chain = Vec::new();
+        if verdict.is_ok() {
+            // The chain has been judged; thousands of connections need not keep theirs.
+            self.chain = Vec::new();
+        }
         self.model_id = request.model_id;
         self.session.on_authenticated(verdict, self.front.clock.monotonic(), &mut self.outputs);
     }
@@ -362,10 +378,11 @@ where
     }
 
     /// Takes the identity's seat; an older connection has ended (or had its time) before this returns.
-    async fn take_seat(&mut self, identity: &Identity) -> Result<(), Refusal> {
+    async fn take_seat(&mut self, admission: Arc<Admission>) -> Result<(), Refusal> {
+        let identity = &admission.identity;
         let later =
             |label, detail| Refusal { code: ConnectReturnCode::ServerUnavailable, label, detail };
-        let entered = self.front.roster.enter(identity, self.leave.clone());
+        let entered = self.front.roster.enter(&admission, self.leave.clone());
         let (seat, older) = entered.map_err(|full| later("clients_max", full.to_string()))?;
         let seat = self.seat.insert(seat);
         if let Some(older) = older {
@@ -378,7 +395,7 @@ where
         }
         // Between the verdict and the seat nobody could ask us to leave.
         let displaced_by_now = seat.is_asked_to_leave() && !self.stop.is_cancelled();
-        if displaced_by_now || !self.front.authenticator.still_admits(identity) {
+        if displaced_by_now || !self.front.authenticator.still_admits(&admission) {
             let CloseReason { label, detail, .. } = displaced();
             return Err(later(label, detail.into_owned()));
         }
@@ -473,20 +490,21 @@ where
             (None, Some(claimed)) => claimed.to_string(),
             (None, None) => "-".to_owned(),
         };
+        let (label, detail, peer) = (reason.label, &reason.detail, self.peer);
         match &self.seat {
             Some(seat) if self.admitted => metrics.client_disconnected(seat.identity()),
-            _ => metrics.connect_failed(&who, reason.label, self.denied),
+            _ => {
+                metrics.connect_failed(&who, label, self.denied);
+                let who = Refused { claim: self.claimed.clone(), ..Refused::peer(peer) };
+                let who = who.presented(&self.chain);
+                return self.front.refused(Stage::Connect, who, label, detail.to_string());
+            }
         }
-        let stage = if self.admitted { "session" } else { "connect" };
-        let (label, detail, peer) = (reason.label, &reason.detail, self.peer);
+        let stage = "session";
         match reason.blame {
             Blame::Nobody => info!(%who, %peer, "disconnected"),
-            Blame::Peer => {
-                metrics.refused(stage, label);
-                debug!(%who, %peer, label, "closed: {detail}");
-            }
-            // The cause is told once where it lies (scope, store); a fleet that comes back every second is not.
-            Blame::Environment => {
+            // What lies around us is told once where it lies (store, disk); a fleet that comes back is not.
+            Blame::Peer | Blame::Environment => {
                 metrics.refused(stage, label);
                 debug!(%who, %peer, label, "closed: {detail}");
             }

@@ -14,9 +14,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::connection::{self, Front};
+use super::refused::Refused;
+use super::tls::presented;
+use crate::auth::decision::Stage;
 
 /// Pause after `accept` failed for a reason that concerns this process (no file descriptors left), so that the loop
 /// does not spin until one is free.
@@ -54,8 +57,9 @@ pub async fn run(
             }
         };
         let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
-            front.metrics.refused("accept", "connections_max");
-            debug!(%peer, "connection refused: {} are open", config.connections_max);
+            let detail =
+                format!("{} connections are open, which is the limit", config.connections_max);
+            front.refused(Stage::Accept, Refused::peer(peer), "connections_max", detail);
             continue;
         };
         let acceptor = TlsAcceptor::from(tls.load_full());
@@ -71,8 +75,7 @@ async fn accept_failed(front: &Front, e: &io::Error) {
     if matches!(e.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
         return;
     }
-    front.metrics.refused("accept", "os_error");
-    warn!("accept failed: {e}; check the limit of open files (ulimit -n)");
+    front.refused(Stage::Accept, Refused::default(), "os_error", format!("accept failed: {e}"));
     tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 
@@ -111,13 +114,13 @@ impl Admitted {
         let stream = match outcome {
             Ok(Ok(stream)) => stream,
             Ok(Err(e)) => {
-                front.metrics.refused("tls", tls_label(&e));
-                debug!(peer = %self.peer, "TLS handshake failed: {e}");
+                tls_refused(&front, self.peer, &e);
                 return;
             }
             Err(_) => {
-                front.metrics.refused("tls", "timeout");
-                debug!(peer = %self.peer, "TLS handshake not finished within {:?}", self.timeout);
+                let detail =
+                    format!("the TLS handshake was not finished within {:?}", self.timeout);
+                front.refused(Stage::Tls, Refused::peer(self.peer), "timeout", detail);
                 return;
             }
         };
@@ -127,14 +130,26 @@ impl Admitted {
     }
 }
 
-/// A bounded label for why a handshake failed.
+/// Before a certificate came there is none to name.
+fn tls_refused(front: &Front, peer: SocketAddr, e: &io::Error) {
+    let inner = e.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
+    let (label, detail, certificate) = match inner.and_then(presented::of_error) {
+        Some(presented) => {
+            (presented.reason.label(), presented.to_string(), presented.certificate.clone())
+        }
+        None => (tls_label(e), format!("the TLS handshake failed: {e}"), None),
+    };
+    let who = Refused { certificate, ..Refused::peer(peer) };
+    front.refused(Stage::Tls, who, label, detail);
+}
+
+/// A bounded label for why a handshake failed, where it was not the client's certificate.
 fn tls_label(e: &io::Error) -> &'static str {
     let inner = e.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
     match inner {
         None if e.kind() == io::ErrorKind::UnexpectedEof => "closed",
         None => "io",
         Some(rustls::Error::AlertReceived(_)) => "alert_received",
-        Some(rustls::Error::InvalidCertificate(_)) => "client_certificate",
         Some(rustls::Error::PeerIncompatible(_)) => "incompatible",
         Some(rustls::Error::InvalidMessage(_) | rustls::Error::InappropriateMessage { .. }) => {
             "not_tls"

@@ -15,5 +15,6 @@ pub mod connection;
 pub mod ingest;
 pub mod listener;
 pub mod live;
+mod refused;
 pub mod roster;
 pub mod tls;

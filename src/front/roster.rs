@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::auth::Admission;
 use crate::identity::Identity;
 
 /// All seats.
@@ -30,6 +31,7 @@ struct Seats {
 
 #[derive(Debug, Clone)]
 struct Occupant {
+    admission: Arc<Admission>,
     serial: u64,
     leave: CancellationToken,
     gone: CancellationToken,
@@ -44,7 +46,6 @@ pub struct Full(pub usize);
 #[derive(Debug)]
 pub struct Seat {
     roster: Arc<Roster>,
-    identity: Identity,
     occupant: Occupant,
 }
 
@@ -65,30 +66,35 @@ impl Roster {
         Arc::new(Self { clients_max, seats: Mutex::default(), changed: watch::Sender::new(()) })
     }
 
-    /// Seats `identity`, displacing an older connection of the same identity (whose `leave` is
+    /// Seats a client, displacing an older connection of the same identity (whose `leave` is
     /// cancelled, as this one is when it is displaced or dismissed).
     ///
     /// # Errors
     /// [`Full`] when the limit is reached and the identity has no seat yet.
     pub fn enter(
         self: &Arc<Self>,
-        identity: &Identity,
+        admission: &Arc<Admission>,
         leave: CancellationToken,
     ) -> Result<(Seat, Option<Displaced>), Full> {
+        let identity = &admission.identity;
         let mut seats = self.lock();
         if !seats.live.contains_key(identity) && seats.live.len() >= self.clients_max {
             return Err(Full(self.clients_max));
         }
         seats.next_serial += 1;
-        let occupant =
-            Occupant { serial: seats.next_serial, leave, gone: CancellationToken::new() };
+        let occupant = Occupant {
+            admission: Arc::clone(admission),
+            serial: seats.next_serial,
+            leave,
+            gone: CancellationToken::new(),
+        };
         let displaced = seats.live.insert(identity.clone(), occupant.clone()).map(|old| {
             old.leave.cancel();
             Displaced(old.gone)
         });
         drop(seats);
         self.changed.send_replace(());
-        let seat = Seat { roster: Arc::clone(self), identity: identity.clone(), occupant };
+        let seat = Seat { roster: Arc::clone(self), occupant };
         Ok((seat, displaced))
     }
 
@@ -112,11 +118,17 @@ impl Roster {
         self.len() == 0
     }
 
-    /// Asks the connections of all identities for which `keep` says no to leave; returns how many.
-    pub fn dismiss(&self, keep: impl Fn(&Identity) -> bool) -> usize {
-        let seats = self.lock();
-        let leaving = seats.live.iter().filter(|(identity, _)| !keep(identity));
-        leaving.map(|(_, occupant)| occupant.leave.cancel()).count()
+    /// By what everybody who is connected was let in.
+    pub fn admissions(&self) -> Vec<Arc<Admission>> {
+        self.lock().live.values().map(|occupant| Arc::clone(&occupant.admission)).collect()
+    }
+
+    /// Asks the connections of all for whom `keep` says no to leave; returns how many. `keep` runs without a lock held:
+    /// it may check signatures. A client that came back meanwhile is not touched.
+    pub fn dismiss(&self, keep: impl Fn(&Admission) -> bool) -> usize {
+        let all: Vec<Occupant> = self.lock().live.values().cloned().collect();
+        let leaving = all.iter().filter(|occupant| !keep(&occupant.admission));
+        leaving.map(|occupant| occupant.leave.cancel()).count()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Seats> {
@@ -128,7 +140,7 @@ impl Roster {
 impl Seat {
     /// Whose seat it is.
     pub fn identity(&self) -> &Identity {
-        &self.identity
+        &self.occupant.admission.identity
     }
 
     /// Whether this connection should leave.
@@ -146,8 +158,12 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         let mut seats = self.roster.lock();
-        if seats.live.get(&self.identity).is_some_and(|o| o.serial == self.occupant.serial) {
-            seats.live.remove(&self.identity);
+        if seats
+            .live
+            .get(&self.occupant.admission.identity)
+            .is_some_and(|o| o.serial == self.occupant.serial)
+        {
+            seats.live.remove(&self.occupant.admission.identity);
             self.roster.changed.send_replace(());
         }
         drop(seats);
@@ -160,10 +176,10 @@ mod tests {
     #![allow(clippy::disallowed_methods, reason = "a test may spawn")]
 
     use super::*;
-    use crate::identity::{ClientName, DeviceId};
+    use crate::auth::testing::admitted;
 
-    fn who(id: &str) -> Identity {
-        Identity::vouched(ClientName::Device(DeviceId::parse(id).unwrap()))
+    fn who(id: &str) -> Arc<Admission> {
+        Arc::new(admitted(id))
     }
 
     #[tokio::test]
@@ -236,7 +252,7 @@ mod tests {
         let roster = Roster::new(2);
         let (a, _) = roster.enter(&who("a"), CancellationToken::new()).unwrap();
         let (b, _) = roster.enter(&who("b"), CancellationToken::new()).unwrap();
-        assert_eq!(roster.dismiss(|id| id == b.identity()), 1);
+        assert_eq!(roster.dismiss(|admission| &admission.identity == b.identity()), 1);
         a.asked_to_leave().await;
         assert!(!b.occupant.leave.is_cancelled());
     }

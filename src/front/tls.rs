@@ -29,6 +29,7 @@
 //! granted would die there of an illegal instruction (`lib.rs` refuses to be built so).
 
 mod identity;
+pub(super) mod presented;
 
 use std::sync::Arc;
 
@@ -40,12 +41,12 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ParsedCertificate, ServerSessionMemoryCache};
 use rustls::sign::SingleCertAndKey;
 use rustls::{
-    CertificateError, CipherSuite, DigitallySignedStruct, DistinguishedName, ServerConfig,
-    SignatureScheme,
+    CipherSuite, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme,
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
 
 pub use self::identity::{ServerIdentity, ServerIdentityError, Warning, load_server_identity};
+use self::presented::Reason;
 use crate::auth::bundle::CHAIN_MAX;
 
 /// Most bytes of certificates that a client may present. Azure Sphere holds at most 8 KiB.
@@ -80,9 +81,11 @@ impl ClientCertVerifier for PossessionOnly {
     ) -> Result<ClientCertVerified, rustls::Error> {
         let bytes = end_entity.len() + intermediates.iter().map(|c| c.len()).sum::<usize>();
         if intermediates.len() >= CHAIN_MAX || bytes > CHAIN_BYTES_MAX {
-            return Err(CertificateError::ApplicationVerificationFailure.into());
+            let certificates = intermediates.len() + 1;
+            return Err(Reason::TooLong { certificates, bytes }.of(end_entity));
         }
-        ParsedCertificate::try_from(end_entity)?;
+        ParsedCertificate::try_from(end_entity)
+            .map_err(|e| Reason::Malformed(e.to_string()).of(end_entity))?;
         Ok(ClientCertVerified::assertion())
     }
 
@@ -93,6 +96,7 @@ impl ClientCertVerifier for PossessionOnly {
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         verify_tls12_signature(message, cert, dss, &self.algorithms)
+            .map_err(|e| Reason::Possession(e).of(cert))
     }
 
     fn verify_tls13_signature(
@@ -102,6 +106,7 @@ impl ClientCertVerifier for PossessionOnly {
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         verify_tls13_signature(message, cert, dss, &self.algorithms)
+            .map_err(|e| Reason::Possession(e).of(cert))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::auth::{Scope, scope};
+use super::Gateway;
+use crate::auth::{Lookup, Scope, scope};
 use crate::clock::{SharedClock, UnixMillis};
 use crate::config::Config;
 use crate::metrics::Metrics;
@@ -28,6 +29,23 @@ pub(super) fn load_scope(config: &Config, metrics: &Metrics) -> (Arc<Scope>, Uni
         _ => UnixMillis(0),
     };
     (Arc::new(scope), saved)
+}
+
+impl Gateway {
+    /// After each refresh of the scope the series of those who left it may make room.
+    pub(super) fn run_series(
+        &self,
+        scope: &Arc<Scope>,
+        mut refreshed: watch::Receiver<Option<Instant>>,
+    ) {
+        let (scope, metrics) = (Arc::clone(scope), Arc::clone(&self.metrics));
+        let stop = self.stops.upstream.clone();
+        self.tasks.upstream.spawn(async move {
+            while let Some(Ok(())) = stop.run_until_cancelled(refreshed.changed()).await {
+                metrics.free_ids(|identity| scope.lookup(identity.name()) != Lookup::NotInScope);
+            }
+        });
+    }
 }
 
 /// Shows how old the scope is: by the time of its file until the hub has told it anew.

@@ -1,6 +1,6 @@
 //! Bodies of the fuzz targets, shared by `tests/fuzz` and the seeded stand-in in `cargo test`. Not part of the API.
 
-use super::{bag, subscriptions, topics, username};
+use super::{authorisation, bag, topics, username};
 use crate::identity::{ClientName, DeviceId, ModuleId};
 
 /// Feeds `input` to every parser of this folder; a bag that decodes must survive encode and decode. Returns how many
@@ -13,7 +13,7 @@ pub fn topics_bags(input: &[u8]) -> usize {
     let device = DeviceId::parse("dev1").expect("a valid id");
     let name = ClientName::Module(device, ModuleId::parse("$m:1").expect("a valid id"));
     let mut taken = usize::from(username::parse(&text).is_ok());
-    taken += usize::from(subscriptions::parse_filter(&text, &name).is_some());
+    taken += usize::from(authorisation::subscribe(&text, &[&name]).is_ok());
     taken += usize::from(bag_survives(&text));
     if let Ok(inbound) = topics::parse_publish(&text) {
         taken += 1;

@@ -4,6 +4,7 @@
 //! Invariants: parsers are lenient where real SDKs are sloppy and say so; no input makes one panic.
 //! Must not know: packets, sockets, who is authenticated.
 
+pub mod authorisation;
 pub mod bag;
 pub mod connection_string;
 #[doc(hidden)]

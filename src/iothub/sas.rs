@@ -18,7 +18,7 @@ use base64::engine::general_purpose::STANDARD;
 use futures_util::future::BoxFuture;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
-use sha2::Sha256;
+use sha2::{Digest, Sha256};
 
 use crate::clock::UnixMillis;
 use crate::identity::ClientName;
@@ -102,6 +102,11 @@ impl KeySigner {
             Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes a key of any length");
         mac.update(data);
         mac
+    }
+
+    /// SHA-256 of the key: tells whether two keys are the same, and nothing else about them (a key has 32 random bytes).
+    pub fn digest(&self) -> [u8; 32] {
+        Sha256::digest(&self.0).into()
     }
 
     /// HMAC-SHA256 of `data`.

@@ -1,11 +1,8 @@
-//! Topic filters that a client may subscribe to.
+//! What clients subscribe to.
 //!
-//! Owns: the list of known filters ([`parse_filter`]). Invariant: a filter that names a client names the one that asks.
-//! Everything else is refused (the reference grants any filter and never sends anything to it; IoT Hub refuses).
+//! Owns: the kinds of subscriptions. Which filters ask for which, and who may, is the table of [`super::authorisation`]; any
+//! other filter is refused (the reference grants it and never sends anything to it; IoT Hub refuses).
 //! Must not know: who is connected, QoS.
-
-use super::topics::is_id;
-use crate::identity::ClientName;
 
 /// What a known filter asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -27,32 +24,11 @@ impl Subscription {
     pub const KINDS: usize = 5;
 }
 
-/// The subscription that `filter` asks for when `client` asks; `None`: refuse it.
-pub fn parse_filter(filter: &str, client: &ClientName) -> Option<Subscription> {
-    match filter {
-        "$iothub/methods/POST/#" => return Some(Subscription::Methods),
-        "$iothub/twin/PATCH/properties/desired/#" => return Some(Subscription::Desired),
-        "$iothub/twin/res/#" => return Some(Subscription::TwinResponses),
-        _ => {}
-    }
-    let (device, rest) = filter.strip_prefix("devices/")?.split_once('/')?;
-    if !is_id(device, client.device().as_str()) {
-        return None;
-    }
-    match client.module() {
-        None => (rest == "messages/devicebound/#").then_some(Subscription::CloudToDevice),
-        Some(own) => {
-            let (module, rest) = rest.strip_prefix("modules/")?.split_once('/')?;
-            let known = is_id(module, own.as_str()) && matches!(rest, "#" | "inputs/#");
-            known.then_some(Subscription::ModuleInputs)
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::{DeviceId, ModuleId};
+    use crate::identity::{ClientName, DeviceId, ModuleId};
+    use crate::iothub::authorisation::subscribe;
 
     fn check(filter: &str, client: &str, expected: Option<Subscription>) {
         let (device, module) = client.split_once('/').unwrap_or((client, ""));
@@ -61,7 +37,7 @@ mod tests {
             Ok(module) => ClientName::Module(device, module),
             Err(_) => ClientName::Device(device),
         };
-        assert_eq!(parse_filter(filter, &name), expected, "{filter} for {client}");
+        assert_eq!(subscribe(filter, &[&name]).ok(), expected, "{filter} for {client}");
     }
 
     #[test]

@@ -52,6 +52,11 @@ pub struct Telemetry<'a> {
 }
 
 impl Telemetry<'_> {
+    /// Whether the topic names a module.
+    pub fn is_of_module(&self) -> bool {
+        self.module.is_some()
+    }
+
     /// Whether the topic names `name`. Some SDKs percent-encode ids in topics (Python does), some do not (C).
     pub fn names(&self, name: &ClientName) -> bool {
         let module_is = match (self.module, name.module()) {

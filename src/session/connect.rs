@@ -9,8 +9,8 @@ use bytes::Bytes;
 
 use super::Limits;
 use crate::identity::ClientName;
-use crate::iothub::topics::{self, Inbound};
-use crate::iothub::{bag, username};
+use crate::iothub::topics::Inbound;
+use crate::iothub::{authorisation, bag, username};
 use crate::message::{Properties, SystemProperties};
 use crate::mqtt::packet::{Connect, ConnectReturnCode, Utf8Bytes, Will};
 
@@ -143,8 +143,8 @@ fn silence_max(keep_alive_secs: u16, cap: Duration) -> Duration {
 /// message. Everything is copied, so that an idle connection does not keep its first read buffer alive.
 fn testament(will: &Will, name: &ClientName) -> Result<Testament, Refusal> {
     let topic = will.topic.as_str();
-    let bag = match topics::parse_publish(topic) {
-        Ok(Inbound::Telemetry(telemetry)) if telemetry.names(name) => telemetry.bag,
+    let bag = match authorisation::publish(topic, &[name]) {
+        Ok(Inbound::Telemetry(telemetry)) => telemetry.bag,
         _ => {
             let detail = "the will's topic must be the client's own telemetry topic".to_owned();
             return Err(denied("will_topic", detail));

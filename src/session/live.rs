@@ -12,9 +12,9 @@ use super::output::{CloseReason, Output, TwinRequest};
 use super::window::{Print, Window};
 use crate::clock::UnixMillis;
 use crate::identity::{ClientName, Identity};
-use crate::iothub::bag;
-use crate::iothub::subscriptions::{Subscription, parse_filter};
-use crate::iothub::topics::{self, Inbound, Telemetry};
+use crate::iothub::subscriptions::Subscription;
+use crate::iothub::topics::{Inbound, Telemetry};
+use crate::iothub::{authorisation, bag};
 use crate::message::{Message, Source, SystemKey};
 use crate::mqtt::packet::{
     Delivery, Packet, Publish, QoS, SubAck, Subscribe, SubscribeReturnCode, Unsubscribe,
@@ -168,9 +168,9 @@ impl Live {
             return Served::Stalled(publish);
         }
         let Publish { topic, payload, delivery, retain } = publish;
-        let inbound = match topics::parse_publish(topic.as_str()) {
+        let inbound = match authorisation::publish(topic.as_str(), &self.spellings()) {
             Ok(inbound) => inbound,
-            Err(error) => return violation(error.label(), error.to_string()),
+            Err(denied) => return violation(denied.label(), denied.to_string()),
         };
         let output = match inbound {
             Inbound::Telemetry(telemetry) => {
@@ -210,11 +210,6 @@ impl Live {
         retain: bool,
         wall: UnixMillis,
     ) -> Result<Message, CloseReason> {
-        // The registry may spell the id in another case than the client does: both are who was authenticated.
-        if !telemetry.names(&self.claim) && !telemetry.names(self.identity.name()) {
-            let detail = format!("{} published to the topic of someone else", self.identity);
-            return Err(CloseReason::peer("topic_identity", detail));
-        }
         let (mut system, mut properties) = bag::decode(telemetry.bag)
             .map_err(|error| CloseReason::peer(error.label(), error.to_string()))?;
         if let Some(model_id) = &self.model_id {
@@ -234,9 +229,13 @@ impl Live {
         let mut codes = Vec::with_capacity(subscribe.filters.len());
         let before = out.len();
         for (filter, wanted) in &subscribe.filters {
-            let Some(subscription) = self.known(filter) else {
-                codes.push(SubscribeReturnCode::Failure);
-                continue;
+            let subscription = match authorisation::subscribe(filter, &self.spellings()) {
+                Ok(subscription) => subscription,
+                Err(denied) => {
+                    codes.push(SubscribeReturnCode::Failure);
+                    out.push(Output::FilterDenied(denied));
+                    continue;
+                }
             };
             let granted = (*wanted).min(QoS::AtLeastOnce);
             codes.push(SubscribeReturnCode::Granted(granted));
@@ -253,7 +252,7 @@ impl Live {
         // Answered even where nothing was subscribed [MQTT-3.10.4-5].
         out.push(Output::Send(Packet::UnsubAck(unsubscribe.packet_id)));
         for filter in &unsubscribe.filters {
-            let Some(subscription) = self.known(filter) else {
+            let Ok(subscription) = authorisation::subscribe(filter, &self.spellings()) else {
                 continue;
             };
             let before = self.subscriptions.len();
@@ -264,8 +263,9 @@ impl Live {
         }
     }
 
-    fn known(&self, filter: &str) -> Option<Subscription> {
-        parse_filter(filter, &self.claim).or_else(|| parse_filter(filter, self.identity.name()))
+    /// The registry may spell the id in another case than the client does: both are who was authenticated.
+    fn spellings(&self) -> [&ClientName; 2] {
+        [&self.claim, self.identity.name()]
     }
 }
 

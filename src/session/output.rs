@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 
 use super::connect::ConnectRequest;
+use crate::iothub::authorisation::Denied;
 use crate::iothub::subscriptions::Subscription;
 use crate::message::Message;
 use crate::mqtt::packet::{Packet, PacketId, QoS};
@@ -41,6 +42,8 @@ pub enum Output {
     Acknowledged(PacketId),
     /// The client has this subscription now (perhaps again, with another QoS). The SUBACK went before.
     Subscribed(Subscription, QoS),
+    /// The client asked for a filter that it may not have: for the counter. The SUBACK (0x80) went before.
+    FilterDenied(Denied),
     /// The client has given this subscription up.
     Unsubscribed(Subscription),
     /// Write what is to be sent, then close the connection. The last output of a session.

@@ -6,10 +6,12 @@ use bytes::{Bytes, BytesMut};
 
 use super::*;
 use crate::identity::{DeviceId, ModuleId};
+use crate::iothub::authorisation::Denied;
 use crate::message::{Message, SystemKey};
 use crate::mqtt::codec::{decode, encode};
 use crate::mqtt::packet::*;
 
+mod authorisation;
 mod connecting;
 mod ending;
 mod model;

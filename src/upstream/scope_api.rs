@@ -21,7 +21,7 @@ use super::backoff::Backoff;
 use super::connect::{self, ConnectError, Peer};
 use super::token::TokenSource;
 use super::{Config, names};
-use crate::auth::scope::{AuthKind, Scope, ScopeEntry, Status};
+use crate::auth::scope::{AuthKind, Scope, ScopeEntry, Status, SymmetricKeys};
 use crate::clock::SharedClock;
 use crate::identity::{ClientName, DeviceId, ModuleId};
 use crate::iothub::sas;
@@ -420,7 +420,7 @@ impl Module {
 fn auth_kind(authentication: Option<&Authentication>) -> AuthKind {
     let kind = authentication.and_then(|a| a.kind.as_deref()).unwrap_or_default();
     match kind {
-        "sas" => AuthKind::Sas,
+        "sas" => AuthKind::Sas { keys: SymmetricKeys::default() },
         "certificateAuthority" => AuthKind::CertificateAuthority,
         "selfSigned" => {
             let prints = authentication.and_then(|a| a.x509_thumbprint.as_ref());
@@ -463,11 +463,21 @@ mod tests {
             .collect();
         let self_signed = AuthKind::SelfSigned { thumbprints: vec!["AB".into(), "CD".into()] };
         let expected = vec![
-            ("edge1".to_owned(), Status::Enabled, AuthKind::Sas, true),
+            (
+                "edge1".to_owned(),
+                Status::Enabled,
+                AuthKind::Sas { keys: SymmetricKeys::default() },
+                true,
+            ),
             ("x509dev".to_owned(), Status::Disabled, AuthKind::CertificateAuthority, false),
             ("self".to_owned(), Status::Enabled, self_signed, false),
             ("odd".to_owned(), Status::Disabled, AuthKind::None, false),
-            ("edge1/$edgeHub".to_owned(), Status::Enabled, AuthKind::Sas, false),
+            (
+                "edge1/$edgeHub".to_owned(),
+                Status::Enabled,
+                AuthKind::Sas { keys: SymmetricKeys::default() },
+                false,
+            ),
         ];
         assert_eq!(got, expected);
         assert!(!format!("{entries:?}").contains("c2VjcmV0"));

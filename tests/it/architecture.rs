@@ -34,7 +34,7 @@ const ALLOWED: &[(&str, &str, &str)] = &[
 /// The size above which a file is split, in lines before its unit tests.
 const LINES_MAX: usize = 520;
 
-fn sources() -> Vec<(PathBuf, String)> {
+pub(crate) fn sources() -> Vec<(PathBuf, String)> {
     fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(dir).expect("src is readable") {
             let path = entry.expect("an entry").path();
@@ -76,7 +76,7 @@ fn layer(module: &str) -> Option<usize> {
 }
 
 /// The code before the unit tests (`mod tests { .. }` at the end of a file): they may use anything.
-fn code(text: &str) -> &str {
+pub(crate) fn code(text: &str) -> &str {
     text.split("#[cfg(test)]\nmod tests {").next().unwrap_or(text)
 }
 

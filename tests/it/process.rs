@@ -24,6 +24,11 @@ impl Process {
         Self { child, admin: ([127, 0, 0, 1], admin).into() }
     }
 
+    /// Where its administrative listener is.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
     /// The text of `/metrics`.
     pub(crate) async fn metrics(&self) -> String {
         scrape(self.admin, "/metrics").await

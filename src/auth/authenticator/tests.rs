@@ -3,7 +3,8 @@
 use rustls_pki_types::CertificateDer;
 
 use super::*;
-use crate::auth::testing::{NOW, StillClock, ders, valid, window};
+use crate::auth::SymmetricKeys;
+use crate::auth::testing::{NOW, StillClock, admitted, ders, valid, window};
 use crate::auth::x509::CertificateInfo;
 use crate::certs::{Authority, Curve, Window, sphere_like_id};
 use crate::identity::ModuleId;
@@ -60,7 +61,7 @@ impl Site {
     ) -> Result<String, (u8, &'static str)> {
         self.authenticator
             .authenticate(Attempt { claim, password, chain })
-            .map(|identity| identity.to_string())
+            .map(|admission| admission.identity.to_string())
             .map_err(|refusal| {
                 assert!(refusal.detail.len() > 20, "a refusal has words: {refusal:?}");
                 assert!(matches!(refusal.code as u8, 3 | 5), "never 2 or 4: {refusal:?}");
@@ -94,7 +95,7 @@ fn the_table_of_log_ins() {
         vec![
             entry("d1", AuthKind::CertificateAuthority),
             entry(&sphere, AuthKind::CertificateAuthority),
-            entry("sas1", AuthKind::Sas),
+            entry("sas1", AuthKind::Sas { keys: SymmetricKeys::default() }),
             entry("none1", AuthKind::None),
             disabled,
             foreign,
@@ -196,7 +197,7 @@ fn a_restart_without_upstream_knows_its_devices() {
     let after = Authenticator::new(bundle, Arc::new(scope), site.clock.clone());
     let (claim, chain) = (device("d1"), site.leaf("d1"));
     let attempt = Attempt { claim: &claim, password: None, chain: &chain };
-    assert_eq!(after.authenticate(attempt).map(|i| i.to_string()), Ok("d1".into()));
+    assert_eq!(after.authenticate(attempt).map(|a| a.identity.to_string()), Ok("d1".into()));
 }
 
 #[test]
@@ -242,12 +243,33 @@ fn a_clock_that_starts_in_1970_is_taken_for_later_and_refuses_nobody_for_good() 
 #[test]
 fn who_is_connected_stays_only_as_long_as_the_scope_lets_it_in() {
     let site = Site::new();
-    let who = |id: &str| Identity::vouched(device(id));
-    assert!(site.authenticator.still_admits(&who("d1")), "an unknown scope changes nothing");
+    assert!(site.authenticator.still_admits(&admitted("d1")), "an unknown scope changes nothing");
     let mut off = entry("off", AuthKind::CertificateAuthority);
     off.status = Status::Disabled;
-    let entries = vec![entry("d1", AuthKind::CertificateAuthority), off, entry("s", AuthKind::Sas)];
+    let entries = vec![
+        entry("d1", AuthKind::CertificateAuthority),
+        off,
+        entry("s", AuthKind::Sas { keys: SymmetricKeys::default() }),
+    ];
     let _ = site.scope.replace(entries, NOW);
-    let admitted = ["d1", "off", "s", "gone"].map(|id| site.authenticator.still_admits(&who(id)));
-    assert_eq!(admitted, [true, false, false, false]);
+    let kept = ["d1", "off", "s", "gone"].map(|id| site.authenticator.still_admits(&admitted(id)));
+    assert_eq!(kept, [true, false, false, false]);
+}
+
+#[test]
+fn nobody_connects_as_the_gateway_itself() {
+    let site = Site::new();
+    let module = |device: &str, module: &str| {
+        ClientName::Module(DeviceId::parse(device).unwrap(), ModuleId::parse(module).unwrap())
+    };
+    let mut edge = entry("edge1", AuthKind::CertificateAuthority);
+    edge.is_edge = true;
+    let of = |name: ClientName| ScopeEntry {
+        name,
+        ..entry("x", AuthKind::Sas { keys: SymmetricKeys::default() })
+    };
+    let names = [module("edge1", "$edgeHub"), module("edge1", "filter")];
+    site.scope.replace(names.iter().cloned().map(of).chain([edge]).collect(), NOW);
+    let label = |name| site.authenticator.entry_of(name).err().map(|refusal| refusal.label);
+    assert_eq!(names.each_ref().map(label), [Some("own_identity"), None]);
 }

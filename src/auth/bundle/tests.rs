@@ -5,8 +5,13 @@ use rcgen::{
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
 
+use std::time::Duration;
+
+use rustls_pki_types::CertificateDer;
+
 use super::*;
 use crate::auth::testing::{NOW, ders, valid, window};
+use crate::auth::x509::Validity;
 use crate::certs::{Authority, Curve, Window, sphere_like_id};
 
 fn root(name: &str) -> Authority {

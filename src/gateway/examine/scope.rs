@@ -38,7 +38,7 @@ fn judge(entries: &[ScopeEntry], has_more: bool, edge: &DeviceId) -> Vec<Finding
     let of = |is: &dyn Fn(&ScopeEntry) -> bool| -> Vec<String> {
         children.iter().filter(|e| is(e)).map(|e| e.name.to_string()).collect()
     };
-    let sas = of(&|entry| matches!(entry.auth, AuthKind::Sas));
+    let sas = of(&|entry| matches!(entry.auth, AuthKind::Sas { .. }));
     if !sas.is_empty() {
         let text = format!(
             "{} with SAS keys, which this version does not admit: {}",
@@ -72,7 +72,7 @@ fn judge(entries: &[ScopeEntry], has_more: bool, edge: &DeviceId) -> Vec<Finding
     let modules: Vec<String> = entries
         .iter()
         .filter(|entry| entry.name.module().is_some_and(|module| !is_runtime(module.as_str())))
-        .filter(|entry| matches!(entry.auth, AuthKind::Sas | AuthKind::None))
+        .filter(|entry| matches!(entry.auth, AuthKind::Sas { .. } | AuthKind::None))
         .map(|entry| entry.name.to_string())
         .collect();
     if !modules.is_empty() {
@@ -98,6 +98,7 @@ fn names(all: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::SymmetricKeys;
     use crate::command::check;
     use crate::identity::{ClientName, ModuleId};
 
@@ -129,9 +130,9 @@ mod tests {
     #[test]
     fn children_are_counted_and_those_that_cannot_come_in_are_named() {
         let own = [
-            entry("edge", AuthKind::Sas),
-            entry("edge/$edgeHub", AuthKind::Sas),
-            entry("edge/$edgeAgent", AuthKind::Sas),
+            entry("edge", AuthKind::Sas { keys: SymmetricKeys::default() }),
+            entry("edge/$edgeHub", AuthKind::Sas { keys: SymmetricKeys::default() }),
+            entry("edge/$edgeAgent", AuthKind::Sas { keys: SymmetricKeys::default() }),
         ];
         let found = told(&own, false);
         assert_eq!(found.len(), 1, "{found:?}");
@@ -141,9 +142,13 @@ mod tests {
         all.push(entry("good", AuthKind::CertificateAuthority));
         assert_eq!(told(&all, false)[0].2, "edge has 1 child device");
         assert!(told(&own, true)[0].2.contains("and more"));
-        all.extend((0..7).map(|n| entry(&format!("sas{n}"), AuthKind::Sas)));
+        all.extend(
+            (0..7).map(|n| {
+                entry(&format!("sas{n}"), AuthKind::Sas { keys: SymmetricKeys::default() })
+            }),
+        );
         all.push(entry("nothing", AuthKind::None));
-        all.push(entry("edge/filter", AuthKind::Sas));
+        all.push(entry("edge/filter", AuthKind::Sas { keys: SymmetricKeys::default() }));
         all.push(ScopeEntry {
             status: Status::Disabled,
             ..entry("off", AuthKind::CertificateAuthority)

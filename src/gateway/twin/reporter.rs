@@ -179,7 +179,6 @@ mod tests {
 
     use super::*;
     use crate::clock;
-    use crate::identity::{ClientName, DeviceId, Identity};
 
     /// A reporter without a pause between patches, and what it is connected with.
     struct Bench {
@@ -238,9 +237,9 @@ mod tests {
         }
         assert_eq!(told["lastDesiredVersion"], 4);
 
-        let name = ClientName::Device(DeviceId::parse("d1").unwrap());
+        let admission = Arc::new(crate::auth::testing::admitted("d1"));
         let leave = CancellationToken::new();
-        let (seat, _) = bench.roster.enter(&Identity::vouched(name), leave).unwrap();
+        let (seat, _) = bench.roster.enter(&admission, leave).unwrap();
         let shown = bench.next(Ok(Some(9))).await;
         assert_eq!(shown["clients"]["d1"]["status"], "Connected");
         assert!(shown.get("lastDesiredVersion").is_none());

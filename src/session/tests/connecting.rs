@@ -187,7 +187,9 @@ fn one_suback_with_one_code_a_filter_in_order() {
     let expected = [
         Output::Send(Packet::SubAck(SubAck { packet_id: id(9), codes })),
         Output::Subscribed(Subscription::CloudToDevice, QoS::AtLeastOnce),
+        Output::FilterDenied(Denied::FilterIdentity),
         Output::Subscribed(Subscription::TwinResponses, QoS::AtMostOnce),
+        Output::FilterDenied(Denied::FilterWildcard),
         Output::Subscribed(Subscription::Methods, QoS::AtLeastOnce),
     ];
     assert_eq!(out, expected);

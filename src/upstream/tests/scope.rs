@@ -5,7 +5,7 @@ use std::time::Duration;
 use hub_double::{DeviceSpec, Fault, FaultKind};
 
 use super::*;
-use crate::auth::scope::{AuthKind, Lookup, Status};
+use crate::auth::scope::{AuthKind, Lookup, Status, SymmetricKeys};
 use crate::upstream::refresh::ScopeRefresher;
 use crate::upstream::scope_api::{ScopeApi, ScopeFetchError};
 
@@ -27,10 +27,16 @@ async fn all_pages_are_read() {
     assert_eq!(entries.iter().filter(|e| e.name.to_string().starts_with("c-")).count(), 250);
     assert_eq!(find("not-ours"), None);
     assert!(find("edge1").unwrap().is_edge);
-    assert_eq!(find("edge1/$edgeHub").unwrap().auth, AuthKind::Sas);
+    assert_eq!(
+        find("edge1/$edgeHub").unwrap().auth,
+        AuthKind::Sas { keys: SymmetricKeys::default() }
+    );
     let (child, off) = (find("c-7").unwrap(), find("off").unwrap());
     assert_eq!((child.status, &child.auth), (Status::Enabled, &AuthKind::CertificateAuthority));
-    assert_eq!((off.status, &off.auth), (Status::Disabled, &AuthKind::Sas));
+    assert_eq!(
+        (off.status, &off.auth),
+        (Status::Disabled, &AuthKind::Sas { keys: SymmetricKeys::default() })
+    );
     lab.end().await;
 }
 
