@@ -22,6 +22,7 @@ mod refusals;
 mod removed;
 mod server_end;
 mod settings;
+mod standing;
 mod status;
 mod twin;
 
@@ -29,7 +30,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
@@ -67,6 +68,7 @@ pub use self::prepare::{Problem, Problems};
 use self::pumps::{OpenQueues, Pumps, refresh_gauges};
 use self::removed::RemovedWatch;
 use self::server_end::ServerEnd;
+use self::standing::{Standing, load_ledger};
 use self::status::Shown;
 
 /// Docker sends SIGKILL 10 s after SIGTERM: sessions get two of them for their receipts, pumps two for what is under
@@ -191,9 +193,15 @@ impl Gateway {
         let configuration = gateway.configuration(first, &config, &clock);
         let live = gateway.run_live(&hub.upstream, configuration.live_first(), &config);
         let ToHub { upstream, refresher } = hub.clone();
+        let upstream_connected = upstream.connected();
         gateway.run_pumps(upstream, Arc::clone(&clock), settings::of_pumps(&config));
         gateway.run_removed(&clock);
         let sample = gateway.run_sampler(&config, &clock);
+        let authenticator = Authenticator::new(bundle, Arc::clone(&scope), Arc::clone(&clock));
+        let authenticator = authenticator.not_before(scope_saved).by(settings::of_auth(&config));
+        let authenticator = Arc::new(authenticator.with_ledger(load_ledger(&config, &metrics)));
+        let roster = Roster::new(config.mqtt.clients_max as usize);
+        let standing = Standing::new(&authenticator, &roster, &metrics);
         let is_renewed = config.server == config::ServerSource::Daemon;
         let end = ServerEnd::new(server.leaf(), is_renewed, &clock);
         end.show(&metrics);
@@ -201,14 +209,12 @@ impl Gateway {
         gateway.run_series(&scope, refresher.refreshed());
         let refusals = gateway.run_refusals(&config, &clock);
         if let Some(listener) = admin {
+            let identities = standing.warnings();
             let shown = Shown { sample, scope: &scope, end: &end, refusals: &refusals };
-            gateway.run_admin(listener, &config, &configuration, shown);
+            gateway.run_admin(listener, &config, &configuration, shown, identities);
         }
-        let tls = gateway.run_certificate(daemon, &server, end);
-        let authenticator = Authenticator::new(bundle, scope, Arc::clone(&clock));
-        let authenticator = Arc::new(authenticator.not_before(scope_saved));
-        let roster = Roster::new(config.mqtt.clients_max as usize);
-        gateway.run_standing_check(&authenticator, &roster, refresher.refreshed());
+        let tls = gateway.run_certificate(daemon, &server, settings::asks(&config), end);
+        gateway.run_standing(standing, refresher.refreshed(), upstream_connected);
         gateway.run_source(asked, &config, &clock, &hub, &configuration, &roster);
         let front = Front {
             config: settings::of_connections(&config),
@@ -350,24 +356,6 @@ impl Gateway {
         let last = sampler.last();
         self.tasks.upstream.spawn(sampler.run(self.stops.upstream.clone()));
         last
-    }
-
-    /// After each refresh of the scope those who are no longer in it, or disabled, are asked to leave.
-    fn run_standing_check(
-        &self,
-        authenticator: &Arc<Authenticator>,
-        roster: &Arc<Roster>,
-        mut refreshed: watch::Receiver<Option<Instant>>,
-    ) {
-        let (authenticator, roster) = (Arc::clone(authenticator), Arc::clone(roster));
-        let (metrics, stop) = (Arc::clone(&self.metrics), self.stops.upstream.clone());
-        self.tasks.upstream.spawn(async move {
-            while let Some(Ok(())) = stop.run_until_cancelled(refreshed.changed()).await {
-                for _ in 0..roster.dismiss(|admission| authenticator.still_admits(admission)) {
-                    metrics.counted("client_dismissed", "scope");
-                }
-            }
-        });
     }
 
     fn run_front(

@@ -39,6 +39,8 @@ pub enum Credential {
         not_after: UnixMillis,
         /// SHA-256 of the anchor, lower-case hex.
         anchor_sha256: String,
+        /// Whether the leaf had ended and was spared that ([`super::grace`]).
+        by_grace: bool,
     },
     /// A certificate that is registered by its thumbprint.
     Thumbprint {
@@ -56,6 +58,7 @@ impl Credential {
     pub fn label(&self) -> &'static str {
         match self {
             Self::Token { .. } => "token",
+            Self::CertificateAuthority { by_grace: true, .. } => "grace",
             Self::CertificateAuthority { .. } => "certificate_authority",
             Self::Thumbprint { .. } => "thumbprint",
         }

@@ -14,10 +14,15 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use rustls_pki_types::CertificateDer;
+use subtle::ConstantTimeEq as _;
 
 use super::admission::{Admission, Credential};
-use super::bundle::{TrustBundle, X509Refusal};
+use super::bundle::{TrustBundle, VerifiedLeaf, X509Refusal};
+use super::grace::{self, Ledger, Reach, Seen};
+use super::policy::Policy;
+use super::refusal::{Refusal, RefusalCode};
 use super::scope::{AuthKind, Lookup, Scope, ScopeEntry, Status};
+use super::token::{self, Signatories};
 use super::x509::{CertificateInfo, Validity};
 use crate::clock::{SharedClock, UnixMillis};
 use crate::identity::{ClientName, DeviceId, Identity};
@@ -44,55 +49,20 @@ impl fmt::Debug for Attempt<'_> {
     }
 }
 
-/// CONNACK return codes of a refusal [MQTT-3.2.2-4].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum RefusalCode {
-    /// 3: we cannot judge now; come back.
-    ServerUnavailable = 3,
-    /// 5: judged and refused.
-    NotAuthorized = 5,
-}
-
-/// A refused log-in.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{detail}")]
-pub struct Refusal {
-    /// What the CONNACK says.
-    pub code: RefusalCode,
-    /// Short label for counters, out of a closed list.
-    pub label: &'static str,
-    /// Plain words for the log: what is wrong and what to do next.
-    pub detail: String,
-}
-
-impl Refusal {
-    /// Whether the scope is why: a fresher one from the hub may judge otherwise.
-    pub fn is_by_scope(&self) -> bool {
-        const LABELS: [&str; 5] =
-            ["not_in_scope", "disabled", "not_our_child", "not_a_certificate_device", "thumbprint"];
-        LABELS.contains(&self.label)
-    }
-
-    fn no(label: &'static str, detail: impl Into<String>) -> Self {
-        Self { code: RefusalCode::NotAuthorized, label, detail: detail.into() }
-    }
-
-    fn later(label: &'static str, detail: impl Into<String>) -> Self {
-        Self { code: RefusalCode::ServerUnavailable, label, detail: detail.into() }
-    }
-}
-
 /// The module that this gateway stands for.
 const OWN_MODULE: &str = "$edgeHub";
 
-/// Judges log-ins. Shared; a judgement takes no lock but for a look at the signatures that the bundle remembers.
+/// Judges log-ins. Shared; the locks that a judgement takes (signatures that the bundle remembers, the ledger) are held
+/// for a look alone.
 pub struct Authenticator {
     bundle: ArcSwap<TrustBundle>,
-    scope: Arc<Scope>,
-    clock: SharedClock,
+    pub(super) scope: Arc<Scope>,
+    pub(super) clock: SharedClock,
+    pub(super) policy: Policy,
+    pub(super) ledger: Ledger,
+    pub(super) reach: Reach,
     /// It is at least this late, whatever the clock says.
-    not_before: UnixMillis,
+    pub(super) not_before: UnixMillis,
 }
 
 impl fmt::Debug for Authenticator {
@@ -105,9 +75,24 @@ impl fmt::Debug for Authenticator {
 }
 
 impl Authenticator {
-    /// Judges by `bundle` and `scope`, at the time of `clock`.
+    /// Judges by `bundle` and `scope`, at the time of `clock`, and by the default [`Policy`].
     pub fn new(bundle: TrustBundle, scope: Arc<Scope>, clock: SharedClock) -> Self {
-        Self { bundle: ArcSwap::from_pointee(bundle), scope, clock, not_before: UnixMillis(0) }
+        let (policy, ledger) = (Policy::default(), Ledger::default());
+        let reach = Reach::away(clock.monotonic());
+        let (bundle, not_before) = (ArcSwap::from_pointee(bundle), UnixMillis(0));
+        Self { bundle, scope, clock, policy, ledger, reach, not_before }
+    }
+
+    /// Judges by `policy`.
+    #[must_use]
+    pub fn by(self, policy: Policy) -> Self {
+        Self { policy, ..self }
+    }
+
+    /// Notes in `ledger` who was let in, and grants graces by it.
+    #[must_use]
+    pub fn with_ledger(self, ledger: Ledger) -> Self {
+        Self { ledger, ..self }
     }
 
     /// Takes `time` for the earliest possible: when the stored scope was written, for instance. A Raspberry Pi has no
@@ -127,6 +112,11 @@ impl Authenticator {
         self.bundle.load_full()
     }
 
+    /// The time that counts: the clock's, or the earliest possible if that is later.
+    pub fn now(&self) -> UnixMillis {
+        self.clock.wall().max(self.not_before)
+    }
+
     /// Judges one log-in. CPU-bound (a few signature checks), no IO.
     pub fn authenticate(&self, attempt: Attempt<'_>) -> Result<Admission, Refusal> {
         if !self.scope.is_known() {
@@ -134,54 +124,78 @@ impl Authenticator {
         }
         // The password wins over the certificate (edgehub.md 5.1), so that a client cannot pass as something that its
         // token does not say.
-        if attempt.password.is_some_and(|p| !p.is_empty()) {
+        match attempt.password.filter(|password| !password.is_empty()) {
+            Some(password) => self.by_token(attempt.claim, password),
+            None => self.by_certificate(attempt.claim, attempt.chain),
+        }
+    }
+
+    fn by_token(&self, claim: &ClientName, password: &[u8]) -> Result<Admission, Refusal> {
+        let token = token::read(password)?;
+        let entry = self.entry_of(claim)?;
+        let device = self.device_of(&entry.name);
+        let signatories = Signatories { entry: &entry, device: device.as_deref() };
+        let now = self.now();
+        match signatories.judge(&token, &self.policy, now) {
+            Ok(credential) => Ok(Admission {
+                identity: Identity::vouched(entry.name.clone()),
+                credential,
+                since: now,
+            }),
+            // What the clock has no part in stays refused.
+            Err(refusal) if refusal.label == "sas_expired" => Err(self.unless_clock(refusal)),
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    fn by_certificate(
+        &self,
+        claim: &ClientName,
+        chain: &[CertificateDer<'_>],
+    ) -> Result<Admission, Refusal> {
+        if !self.policy.certificates {
             return Err(Refusal::no(
-                "sas_not_available",
-                "SAS log-in is not available yet: let the device present its X.509 certificate and no password",
+                "certificates_off",
+                "no token was presented, and certificates are switched off here (ClientCertAuthEnabled)",
             ));
         }
-        if attempt.chain.is_empty() {
+        if chain.is_empty() {
             return Err(Refusal::no(
                 "no_credentials",
                 "neither a certificate nor a token was presented",
             ));
         }
-        if attempt.claim.module().is_some() {
+        if claim.module().is_some() {
             return Err(Refusal::no(
                 "module_by_certificate",
                 "modules cannot log in with a certificate (IoT Hub does not support it): use a token",
             ));
         }
-        let entry = self.entry_of(attempt.claim)?;
-        let wall = self.clock.wall();
-        let judged = self.judge_certificate(&entry, attempt.chain, wall.max(self.not_before));
-        match judged {
-            Ok(credential) => {
-                let identity = Identity::vouched(entry.name.clone());
-                Ok(Admission { identity, credential, since: wall })
-            }
-            // By a clock that is wrong nobody is refused for good: the certificate may be younger than the snapshot.
-            Err(refusal) if wall < self.not_before => Err(Refusal::later(
-                "clock_not_set",
-                format!(
-                    "{refusal}; but this machine's clock is wrong: set it, or let it reach a time server"
-                ),
-            )),
-            Err(refusal) => Err(refusal),
-        }
+        let entry = self.entry_of(claim)?;
+        let now = self.now();
+        let credential = self
+            .judge_certificate(&entry, chain, now)
+            .map_err(|refusal| self.unless_clock(refusal))?;
+        let identity = Identity::vouched(entry.name.clone());
+        Ok(Admission { identity, credential, since: now })
     }
 
-    /// Whether the scope in force still lets the client in: registered, enabled, our child, of a certificate type.
-    /// While no scope is known nothing has changed.
-    pub fn still_admits(&self, admission: &Admission) -> bool {
-        match self.entry_of(admission.identity.name()) {
-            Ok(entry) => !matches!(entry.auth, AuthKind::Sas { .. } | AuthKind::None),
-            Err(refusal) => refusal.code == RefusalCode::ServerUnavailable,
+    /// By a clock that is wrong nobody is refused for good: a certificate may be younger than the snapshot, and the
+    /// snapshot may have been written when the clock was wrong the other way.
+    fn unless_clock(&self, refusal: Refusal) -> Refusal {
+        if self.clock.wall() >= self.not_before {
+            return refusal;
         }
+        Refusal::later(
+            "clock_not_set",
+            format!(
+                "{refusal}; but this machine's clock is wrong: set it, or let it reach a time server"
+            ),
+        )
     }
 
     /// The claim's entry, if it may connect here at all.
-    fn entry_of(&self, claim: &ClientName) -> Result<Arc<ScopeEntry>, Refusal> {
+    pub(super) fn entry_of(&self, claim: &ClientName) -> Result<Arc<ScopeEntry>, Refusal> {
         let entry = match self.scope.lookup(claim) {
             Lookup::Unknown => return Err(unknown_scope()),
             Lookup::NotInScope => {
@@ -228,6 +242,15 @@ impl Authenticator {
             && name.device().as_str().eq_ignore_ascii_case(self.scope.edge().as_str())
     }
 
+    /// A module's device, if it is enabled: its keys sign for its modules too.
+    pub(super) fn device_of(&self, name: &ClientName) -> Option<Arc<ScopeEntry>> {
+        name.module()?;
+        match self.scope.lookup(&ClientName::Device(name.device().clone())) {
+            Lookup::Entry(entry) => Some(entry).filter(|entry| entry.status == Status::Enabled),
+            Lookup::Unknown | Lookup::NotInScope => None,
+        }
+    }
+
     fn judge_certificate(
         &self,
         entry: &ScopeEntry,
@@ -239,13 +262,7 @@ impl Authenticator {
             AuthKind::SelfSigned { thumbprints } => {
                 judge_by_thumbprint(entry, thumbprints, chain, now)
             }
-            AuthKind::Sas { .. } | AuthKind::None => Err(Refusal::no(
-                "not_a_certificate_device",
-                format!(
-                    "{} is not registered for certificates: register it with the authentication type X.509 CA signed",
-                    entry.name
-                ),
-            )),
+            AuthKind::Sas { .. } | AuthKind::None => Err(not_by_certificate(entry)),
         }
     }
 
@@ -255,27 +272,64 @@ impl Authenticator {
         chain: &[CertificateDer<'_>],
         now: UnixMillis,
     ) -> Result<Credential, Refusal> {
-        let leaf = self.bundle.load().verify(chain, now).map_err(|e| x509_refusal(entry, &e))?;
+        let bundle = self.bundle.load();
+        let (leaf, by_grace) = match bundle.verify(chain, now) {
+            Ok(leaf) => (leaf, false),
+            Err(X509Refusal::Expired { since }) => {
+                let spared = self.spared(&bundle, entry.name.device(), chain, since, now);
+                let expired = || x509_refusal(entry, &X509Refusal::Expired { since });
+                (spared.ok_or_else(expired)?, true)
+            }
+            Err(e) => return Err(x509_refusal(entry, &e)),
+        };
         // Through the scope, not by comparing text: then two ids that differ in case only stay two identities.
         let named = DeviceId::parse(&leaf.common_name)
             .map(|id| self.scope.lookup(&ClientName::Device(id)))
             .is_ok_and(|found| matches!(found, Lookup::Entry(e) if e.name == entry.name));
-        if named {
-            return Ok(Credential::CertificateAuthority {
-                chain: chain.iter().map(|c| c.clone().into_owned()).collect(),
-                not_after: leaf.not_after,
-                anchor_sha256: leaf.anchor_sha256,
-            });
+        if !named {
+            let common_name: String = leaf.common_name.escape_debug().take(160).collect();
+            return Err(Refusal::no(
+                "common_name",
+                format!(
+                    "the client says it is {}, but its certificate is for {common_name}: the common name must be the \
+                     device id",
+                    entry.name
+                ),
+            ));
         }
-        let common_name: String = leaf.common_name.escape_debug().take(160).collect();
-        Err(Refusal::no(
-            "common_name",
-            format!(
-                "the client says it is {}, but its certificate is for {common_name}: the common name must be the \
-                 device id",
-                entry.name
-            ),
-        ))
+        let VerifiedLeaf { not_after, anchor_sha256, .. } = leaf;
+        if !by_grace && let Some(key_sha256) = chain.first().and_then(grace::key_digest) {
+            let seen = Seen { key_sha256, anchor_sha256: anchor_sha256.clone(), not_after };
+            self.ledger.note(entry.name.device(), seen);
+        }
+        Ok(Credential::CertificateAuthority {
+            chain: chain.iter().map(|c| c.clone().into_owned()).collect(),
+            not_after,
+            anchor_sha256,
+            by_grace,
+        })
+    }
+
+    /// A leaf that ended at `since` and is spared that: see [`grace`].
+    fn spared(
+        &self,
+        bundle: &TrustBundle,
+        device: &DeviceId,
+        chain: &[CertificateDer<'_>],
+        since: UnixMillis,
+        now: UnixMillis,
+    ) -> Option<VerifiedLeaf> {
+        let away = self.reach.away_for(self.clock.monotonic());
+        if !grace::is_open(&self.policy, since, now, away) {
+            return None;
+        }
+        let leaf = bundle.verify(chain, since).ok()?;
+        let anchor = bundle.entries().iter().find(|e| e.info.sha256 == leaf.anchor_sha256)?;
+        let cas_hold = anchor.info.validity(now) == Validity::Valid
+            && grace::intermediates_are_valid(chain, now);
+        let key = chain.first().and_then(grace::key_digest)?;
+        let seen = self.ledger.knows(device, &key, &leaf.anchor_sha256);
+        (cas_hold && seen).then_some(leaf)
     }
 }
 
@@ -299,23 +353,52 @@ fn judge_by_thumbprint(
             return Err(x509_refusal(entry, &X509Refusal::NotYetValid { from: info.not_before }));
         }
     }
+    is_registered(entry, thumbprints, &info.sha1, &info.sha256)?;
+    let CertificateInfo { sha1, sha256, not_after, .. } = info;
+    Ok(Credential::Thumbprint { sha1, sha256, not_after })
+}
+
+/// Whether one of the two digests (lower-case hex) is registered, in any case, with or without separators.
+pub(super) fn is_registered(
+    entry: &ScopeEntry,
+    thumbprints: &[String],
+    sha1: &str,
+    sha256: &str,
+) -> Result<(), Refusal> {
     let known = |thumbprint: &String| {
-        thumbprint.eq_ignore_ascii_case(&info.sha1) || thumbprint.eq_ignore_ascii_case(&info.sha256)
+        // Windows shows them with blanks, and puts an invisible mark in front of what is copied.
+        let plain: String = thumbprint
+            .chars()
+            .filter(char::is_ascii_alphanumeric)
+            .map(|c| c.to_ascii_lowercase())
+            .collect();
+        let is = |digest: &str| bool::from(plain.as_bytes().ct_eq(digest.as_bytes()));
+        is(sha1) || is(sha256)
     };
     if thumbprints.iter().any(known) {
-        let CertificateInfo { sha1, sha256, not_after, .. } = info;
-        return Ok(Credential::Thumbprint { sha1, sha256, not_after });
+        return Ok(());
     }
     Err(Refusal::no(
         "thumbprint",
         format!(
-            "the certificate of {} has the SHA-1 thumbprint {}, which is not registered for it in IoT Hub",
-            entry.name, info.sha1
+            "the certificate of {} has the SHA-1 thumbprint {sha1}, which is not registered for it in IoT Hub",
+            entry.name
         ),
     ))
 }
 
-fn x509_refusal(entry: &ScopeEntry, reason: &X509Refusal) -> Refusal {
+pub(super) fn not_by_certificate(entry: &ScopeEntry) -> Refusal {
+    Refusal::no(
+        "not_a_certificate_device",
+        format!(
+            "{} is not registered for certificates: register it with the authentication type X.509 CA signed, or let it \
+             connect with a token",
+            entry.name
+        ),
+    )
+}
+
+pub(super) fn x509_refusal(entry: &ScopeEntry, reason: &X509Refusal) -> Refusal {
     Refusal::no(reason.label(), format!("the certificate of {} is refused: {reason}", entry.name))
 }
 
@@ -325,6 +408,11 @@ fn unknown_scope() -> Refusal {
         "the list of devices has not come from IoT Hub yet: devices may come back when this gateway has reached the \
          hub once",
     )
+}
+
+/// Whether a refusal only says that nothing is known.
+pub(super) fn is_ignorance(refusal: &Refusal) -> bool {
+    refusal.code == RefusalCode::ServerUnavailable
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -41,24 +41,35 @@ pub(crate) fn admitted(id: &str) -> Admission {
 }
 
 /// A clock whose wall time moves only when told to.
-pub(crate) struct StillClock(AtomicU64);
+pub(crate) struct StillClock {
+    wall_ms: AtomicU64,
+    passed_ms: AtomicU64,
+}
 
 impl StillClock {
     pub(crate) fn at(now: UnixMillis) -> Arc<Self> {
-        Arc::new(Self(AtomicU64::new(now.0)))
+        Arc::new(Self { wall_ms: AtomicU64::new(now.0), passed_ms: AtomicU64::new(0) })
     }
 
+    /// Sets the wall clock, as a person may.
     pub(crate) fn set(&self, now: UnixMillis) {
-        self.0.store(now.0, Ordering::SeqCst);
+        self.wall_ms.store(now.0, Ordering::SeqCst);
+    }
+
+    /// Time passes, on both clocks.
+    pub(crate) fn pass(&self, time: Duration) {
+        let time = u64::try_from(time.as_millis()).unwrap();
+        self.wall_ms.fetch_add(time, Ordering::SeqCst);
+        self.passed_ms.fetch_add(time, Ordering::SeqCst);
     }
 }
 
 impl Clock for StillClock {
     fn wall(&self) -> UnixMillis {
-        UnixMillis(self.0.load(Ordering::SeqCst))
+        UnixMillis(self.wall_ms.load(Ordering::SeqCst))
     }
 
     fn monotonic(&self) -> Instant {
-        SystemClock.monotonic()
+        SystemClock.monotonic() + Duration::from_millis(self.passed_ms.load(Ordering::SeqCst))
     }
 }

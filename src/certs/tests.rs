@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use super::*;
 use crate::auth::TrustBundle;
 use crate::auth::testing::{NOW, ders};
-use crate::front::tls::{ServerIdentity, load_server_identity, server_config};
+use crate::front::tls::{Asks, ServerIdentity, load_server_identity, server_config};
 use crate::upstream::tls::{roots, upstream_config};
 
 #[test]
@@ -76,7 +76,8 @@ async fn the_trust_bundle_knows_the_local_hub_and_no_other() {
         let (near, far) = tokio::io::duplex(64 * 1024);
         let name = "localhost".try_into().unwrap();
         let connecting = tokio_rustls::TlsConnector::from(client).connect(name, near);
-        let accepting = tokio_rustls::TlsAcceptor::from(server_config(&hub)).accept(far);
+        let accepting =
+            tokio_rustls::TlsAcceptor::from(server_config(&hub, Asks::Certificates)).accept(far);
         let (connected, _) = tokio::join!(connecting, accepting);
         assert_eq!(connected.is_ok(), expected, "{:?}", connected.err());
     }

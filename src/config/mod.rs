@@ -106,6 +106,8 @@ pub struct Config {
     pub store: Store,
     /// The audit log of who was let in and who was not; `None` = off.
     pub audit: Option<Audit>,
+    /// How clients are let in.
+    pub auth: Auth,
     /// What is accepted but not as it seems, with what to do.
     pub warnings: Vec<String>,
     rows: Vec<table::Row>,
@@ -270,6 +272,21 @@ pub struct Upstream {
     /// Life of our own token; renewed after four fifths of it (`upstreamSettings__sasLifetimeSecs`, own name; the SDKs use
     /// an hour).
     pub token_ttl: Duration,
+}
+
+/// How clients are let in (`authSettings__*`, own names).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Auth {
+    /// Whether clients are asked for a certificate, and may log in with one (`ClientCertAuthEnabled`).
+    pub certificates: bool,
+    /// How long after its end a token still counts (`clockSkewSecs`), 0..=3600 s.
+    pub clock_skew: Duration,
+    /// How long after its end a certificate still lets its device come back while the hub is away (`expiredLeafGrace`), at
+    /// most 14 days; zero = not at all, the default.
+    pub expired_leaf_grace: Duration,
+    /// How long a session goes on with a certificate that has ended once the hub is reached (`renewalTimeSecs`), 1 min to
+    /// 24 h.
+    pub renewal_time: Duration,
 }
 
 /// When the scope is fetched.

@@ -179,6 +179,22 @@ impl Reader {
         }
     }
 
+    /// As [`Self::span`], off by default; zero is off too.
+    pub(super) fn span_or_none(&mut self, name: &'static str, max: Duration) -> Duration {
+        let Some(text) = self.take(name, "off") else {
+            return Duration::ZERO;
+        };
+        match time_span(&text) {
+            Some(d) if d <= max => d,
+            _ => {
+                let what = format!("{text:?} is no time span, or out of range");
+                let most = hh_mm_ss(max.as_secs());
+                self.problem(name, what, format!("Write [d.]hh:mm:ss, at most {most}"));
+                Duration::ZERO
+            }
+        }
+    }
+
     /// An address to bind; `*` is every one.
     pub(super) fn host(&mut self, name: &'static str) -> Option<IpAddr> {
         let text = self.take(name, "*")?;

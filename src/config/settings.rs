@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use super::reader::Reader;
 use super::{
-    Audit, Bind, Config, ConfigError, Env, LogFormat, LogLevel, MetricsListener, Mqtt,
+    Audit, Auth, Bind, Config, ConfigError, Env, LogFormat, LogLevel, MetricsListener, Mqtt,
     ScopeRefresh, Store, Twin, Upstream,
 };
+use crate::auth::policy::GRACE_MAX;
 use crate::desired::STORE_BYTES_MIN;
+use crate::iothub::sas::CLOCK_SKEW_DEFAULT;
 use crate::store::WhenFull;
 
 /// The hub takes 256 KB a message, so a larger limit would only promise what cannot be delivered.
@@ -82,6 +84,7 @@ impl Reader {
         };
         let store = self.store();
         let audit = self.audit();
+        let auth = self.auth();
         self.upstream_protocol();
         // Only now is it known which variables are nobody's.
         self.rest();
@@ -102,6 +105,7 @@ impl Reader {
             scope,
             store,
             audit,
+            auth,
             warnings: Vec::new(),
             rows: Vec::new(),
         })
@@ -383,6 +387,20 @@ impl Reader {
         }
         let bytes_max = self.number(BYTES, AUDIT_BYTES, AUDIT_BYTES_MIN, 1u64 << 30);
         enabled.then_some(Audit { bytes_max })
+    }
+
+    fn auth(&mut self) -> Auth {
+        Auth {
+            certificates: self.flag("ClientCertAuthEnabled", true),
+            clock_skew: self.seconds(
+                "authSettings__clockSkewSecs",
+                CLOCK_SKEW_DEFAULT.as_secs(),
+                0,
+                3600,
+            ),
+            expired_leaf_grace: self.span_or_none("authSettings__expiredLeafGrace", GRACE_MAX),
+            renewal_time: self.seconds("authSettings__renewalTimeSecs", 1800, 60, 86_400),
+        }
     }
 
     fn when_full(&mut self) -> WhenFull {

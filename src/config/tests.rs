@@ -310,6 +310,41 @@ fn bad_values() {
 }
 
 #[test]
+fn how_clients_are_let_in_can_be_set_within_bounds() {
+    let dir = folder();
+    let auth = |env: MapEnv| Config::read(&env).unwrap().auth;
+    let default = Auth {
+        certificates: true,
+        clock_skew: Duration::from_secs(300),
+        expired_leaf_grace: Duration::ZERO,
+        renewal_time: Duration::from_secs(1800),
+    };
+    assert_eq!(auth(good(dir.path())), default);
+    let set = good(dir.path())
+        .with("ClientCertAuthEnabled", "False")
+        .with("authSettings__clockSkewSecs", "0")
+        .with("authSettings__expiredLeafGrace", "3.00:00:00")
+        .with("authSettings__renewalTimeSecs", "60");
+    let expected = Auth {
+        certificates: false,
+        clock_skew: Duration::ZERO,
+        expired_leaf_grace: Duration::from_secs(3 * 86_400),
+        renewal_time: Duration::from_secs(60),
+    };
+    assert_eq!(auth(set), expected);
+    for (name, value, is_good) in [
+        ("authSettings__expiredLeafGrace", "00:00:00", true),
+        ("authSettings__expiredLeafGrace", "14.00:00:00", true),
+        ("authSettings__expiredLeafGrace", "14.00:00:01", false),
+        ("authSettings__expiredLeafGrace", "72", false),
+        ("authSettings__clockSkewSecs", "3601", false),
+        ("authSettings__renewalTimeSecs", "59", false),
+    ] {
+        assert_eq!(problems_with(name, value).is_empty(), is_good, "{name}={value}");
+    }
+}
+
+#[test]
 fn what_is_tolerated_is_warned_about() {
     let dir = folder();
     let env = good(dir.path())

@@ -17,6 +17,7 @@
 
 mod alarm;
 mod handover;
+mod seat;
 mod wire;
 
 use std::net::SocketAddr;
@@ -182,7 +183,7 @@ where
                     self.drained = true;
                     self.close(CloseReason::environment("shutdown", "the gateway stops"));
                 }
-                Wake::Leave => self.close(displaced()),
+                Wake::Leave => self.close(seat::departure(self.seat.as_ref())),
                 Wake::Store(step) => self.stored(step),
                 Wake::Wire(event) => self.wired(event),
                 Wake::Deadline => {
@@ -394,14 +395,18 @@ where
             }
         }
         // Between the verdict and the seat nobody could ask us to leave.
-        let displaced_by_now = seat.is_asked_to_leave() && !self.stop.is_cancelled();
-        if displaced_by_now || !self.front.authenticator.still_admits(&admission) {
-            let CloseReason { label, detail, .. } = displaced();
+        if seat.is_asked_to_leave() && !self.stop.is_cancelled() {
+            let CloseReason { label, detail, .. } = seat::departure(Some(seat));
             return Err(later(label, detail.into_owned()));
+        }
+        let authenticator = &self.front.authenticator;
+        let standing = authenticator.judge_standing(&admission, authenticator.now());
+        if let Err(refusal) = standing {
+            return Err(later(refusal.label, refusal.detail));
         }
         self.admitted = true;
         self.front.metrics.client_connected(identity);
-        info!(%identity, peer = %self.peer, "connected");
+        seat::tell_connected(&admission, self.peer, &self.front.metrics);
         Ok(())
     }
 
@@ -514,9 +519,4 @@ where
             }
         }
     }
-}
-
-fn displaced() -> CloseReason {
-    let detail = "a newer connection of the same identity took over, or it is no longer admitted";
-    CloseReason::peer("displaced", detail)
 }

@@ -6,12 +6,12 @@
 //! Must not know: MQTT, sockets.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::Admission;
+use crate::auth::{Admission, Refusal};
 use crate::identity::Identity;
 
 /// All seats.
@@ -34,7 +34,28 @@ struct Occupant {
     admission: Arc<Admission>,
     serial: u64,
     leave: CancellationToken,
+    /// Why it is asked to leave; the first reason counts.
+    why: Arc<OnceLock<Leave>>,
     gone: CancellationToken,
+}
+
+/// Why a connection is asked to leave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Leave {
+    /// A newer connection of the same identity is there.
+    TakenOver,
+    /// What let it in no longer counts.
+    NotAdmitted(Refusal),
+}
+
+impl Occupant {
+    /// Says whether it was asked for the first time.
+    fn ask_to_leave(&self, why: Leave) -> bool {
+        // Set before it is woken, so that who wakes finds it.
+        let is_first = self.why.set(why).is_ok();
+        self.leave.cancel();
+        is_first
+    }
 }
 
 /// All `clients_max` seats are taken by others.
@@ -86,10 +107,11 @@ impl Roster {
             admission: Arc::clone(admission),
             serial: seats.next_serial,
             leave,
+            why: Arc::default(),
             gone: CancellationToken::new(),
         };
         let displaced = seats.live.insert(identity.clone(), occupant.clone()).map(|old| {
-            old.leave.cancel();
+            old.ask_to_leave(Leave::TakenOver);
             Displaced(old.gone)
         });
         drop(seats);
@@ -123,12 +145,16 @@ impl Roster {
         self.lock().live.values().map(|occupant| Arc::clone(&occupant.admission)).collect()
     }
 
-    /// Asks the connections of all for whom `keep` says no to leave; returns how many. `keep` runs without a lock held:
-    /// it may check signatures. A client that came back meanwhile is not touched.
-    pub fn dismiss(&self, keep: impl Fn(&Admission) -> bool) -> usize {
+    /// Asks the connections of all whom `judge` refuses to leave, each with its reason; returns the reasons, of each
+    /// connection once. `judge` runs without a lock held: it may check signatures. A client that came back meanwhile is not
+    /// touched.
+    pub fn dismiss(&self, judge: impl Fn(&Admission) -> Result<(), Refusal>) -> Vec<Refusal> {
         let all: Vec<Occupant> = self.lock().live.values().cloned().collect();
-        let leaving = all.iter().filter(|occupant| !keep(&occupant.admission));
-        leaving.map(|occupant| occupant.leave.cancel()).count()
+        let leaving = all.iter().filter_map(|occupant| {
+            let refusal = judge(&occupant.admission).err()?;
+            occupant.ask_to_leave(Leave::NotAdmitted(refusal.clone())).then_some(refusal)
+        });
+        leaving.collect()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Seats> {
@@ -146,6 +172,11 @@ impl Seat {
     /// Whether this connection should leave.
     pub fn is_asked_to_leave(&self) -> bool {
         self.occupant.leave.is_cancelled()
+    }
+
+    /// Why this connection should leave; `None` = it was not asked to by the roster.
+    pub fn why_leave(&self) -> Option<&Leave> {
+        self.occupant.why.get()
     }
 
     /// Resolves when this connection should leave: a newcomer took over, or the identity is no longer admitted.
@@ -248,12 +279,30 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn dismiss_asks_only_those_that_are_not_kept() {
+    async fn dismiss_asks_only_those_that_are_refused_and_tells_them_why() {
         let roster = Roster::new(2);
         let (a, _) = roster.enter(&who("a"), CancellationToken::new()).unwrap();
         let (b, _) = roster.enter(&who("b"), CancellationToken::new()).unwrap();
-        assert_eq!(roster.dismiss(|admission| &admission.identity == b.identity()), 1);
+        let refusal = |detail: &str| Refusal {
+            code: crate::auth::RefusalCode::NotAuthorized,
+            label: "disabled",
+            detail: detail.to_owned(),
+        };
+        let judge = |detail: &'static str| {
+            let refusal = refusal(detail);
+            let kept = b.identity().clone();
+            move |admission: &Admission| match admission.identity == kept {
+                true => Ok(()),
+                false => Err(refusal.clone()),
+            }
+        };
+        assert_eq!(roster.dismiss(judge("first")), [refusal("first")]);
         a.asked_to_leave().await;
-        assert!(!b.occupant.leave.is_cancelled());
+        assert!(!b.occupant.leave.is_cancelled() && b.why_leave().is_none());
+        assert_eq!(roster.dismiss(judge("second")), [], "it has been asked");
+        let (_newer, _) = roster.enter(&who("a"), CancellationToken::new()).unwrap();
+        assert_eq!(a.why_leave(), Some(&Leave::NotAdmitted(refusal("first"))), "the first counts");
+        let (_newer, _) = roster.enter(&who("b"), CancellationToken::new()).unwrap();
+        assert_eq!(b.why_leave(), Some(&Leave::TakenOver));
     }
 }

@@ -58,11 +58,21 @@ pub const SESSIONS_MAX: usize = 1024;
 #[derive(Debug)]
 struct PossessionOnly {
     algorithms: WebPkiSupportedAlgorithms,
+    asks: Asks,
+}
+
+/// Whether clients are asked for a certificate (`ClientCertAuthEnabled`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asks {
+    /// Asked; they need not have one.
+    Certificates,
+    /// Not asked: they log in with tokens.
+    Nothing,
 }
 
 impl ClientCertVerifier for PossessionOnly {
     fn offer_client_auth(&self) -> bool {
-        true
+        self.asks == Asks::Certificates
     }
 
     fn client_auth_mandatory(&self) -> bool {
@@ -115,8 +125,8 @@ impl ClientCertVerifier for PossessionOnly {
 }
 
 /// The configuration for accepting devices with `identity`. Each call starts an empty session cache.
-pub fn server_config(identity: &ServerIdentity) -> Arc<ServerConfig> {
-    config_for(identity, has_aes())
+pub fn server_config(identity: &ServerIdentity, asks: Asks) -> Arc<ServerConfig> {
+    config_for(identity, asks, has_aes())
 }
 
 /// Whether this processor has instructions for AES.
@@ -137,14 +147,15 @@ fn has_aes() -> bool {
     true
 }
 
-fn config_for(identity: &ServerIdentity, has_aes: bool) -> Arc<ServerConfig> {
+fn config_for(identity: &ServerIdentity, asks: Asks, has_aes: bool) -> Arc<ServerConfig> {
     let mut provider = ring::default_provider();
     if !has_aes {
         // Stable: within each kind the order stays, and TLS 1.3 comes before 1.2 in any case.
         provider.cipher_suites.sort_by_key(|suite| !is_chacha20(suite.suite()));
     }
     let provider = Arc::new(provider);
-    let verifier = PossessionOnly { algorithms: provider.signature_verification_algorithms };
+    let algorithms = provider.signature_verification_algorithms;
+    let verifier = PossessionOnly { algorithms, asks };
     // One certificate for every client: SNI does not select.
     let resolver = SingleCertAndKey::from(identity.certified_key());
     let mut config = ServerConfig::builder_with_provider(provider)

@@ -135,9 +135,10 @@ impl Gateway {
         &self,
         daemon: Option<FromDaemon>,
         server: &ServerIdentity,
+        asks: tls::Asks,
         end: Arc<ServerEnd>,
     ) -> Arc<ArcSwap<ServerConfig>> {
-        let served = Arc::new(ArcSwap::new(tls::server_config(server)));
+        let served = Arc::new(ArcSwap::new(tls::server_config(server, asks)));
         let Some(daemon) = daemon else { return served };
         let (stop, look_again) = (self.stops.upstream.clone(), Arc::new(Notify::new()));
         self.run_bundle_watch(&daemon, Arc::clone(&look_again));
@@ -145,7 +146,7 @@ impl Gateway {
             let (served, metrics) = (Arc::clone(&served), Arc::clone(&self.metrics));
             self.tasks.upstream.spawn(async move {
                 let swap = |identity: &ServerIdentity| {
-                    served.store(tls::server_config(identity));
+                    served.store(tls::server_config(identity, asks));
                     end.renewed(identity.leaf());
                     metrics.counted("server_certificate", "renewed");
                     look_again.notify_one();

@@ -7,8 +7,9 @@ use tracing::warn;
 
 use super::daemon::{DAEMON_BUNDLE, FromDaemon};
 use super::{DRAIN_TIMEOUT, Problem};
+use crate::auth;
 use crate::config::{self, Config, Credentials};
-use crate::front::connection;
+use crate::front::{connection, tls};
 use crate::iothub::sas::Signer;
 use crate::pump::deadletter::DeadLetterQueue;
 use crate::{pump, session, store, upstream};
@@ -73,6 +74,25 @@ pub(super) fn upstream_with(
     upstream.scope_refresh_every = config.scope.every;
     upstream.scope_refresh_gap_min = config.scope.on_demand_every;
     upstream
+}
+
+/// What the TLS handshake asks clients for.
+pub(super) fn asks(config: &Config) -> tls::Asks {
+    match config.auth.certificates {
+        true => tls::Asks::Certificates,
+        false => tls::Asks::Nothing,
+    }
+}
+
+pub(super) fn of_auth(config: &Config) -> auth::Policy {
+    auth::Policy {
+        hosts: vec![config.connection.host_name.clone(), config.gateway_host_name.clone()],
+        clock_skew: config.auth.clock_skew,
+        certificates: config.auth.certificates,
+        expired_leaf_grace: config.auth.expired_leaf_grace,
+        renewal_time: config.auth.renewal_time,
+        away_after: config.upstream.operation_timeout,
+    }
 }
 
 pub(super) fn of_pumps(config: &Config) -> pump::Config {

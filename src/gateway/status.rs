@@ -47,6 +47,7 @@ impl Gateway {
         config: &Config,
         configuration: &Configuration,
         shown: Shown<'_>,
+        identities: impl Fn() -> Option<String> + Send + Sync + 'static,
     ) {
         let Shown { sample, scope, end, refusals } = shown;
         let (suffix, ready) = (&config.metrics.suffix, self.readiness(Arc::clone(scope)));
@@ -60,6 +61,7 @@ impl Gateway {
                 warnings.extend(waiting.borrow().iter().cloned());
                 warnings.extend(configured.borrow().iter().cloned());
                 warnings.extend(end.warning());
+                warnings.extend(identities());
                 admin::Health::warning(warnings)
             }
             Health::Poisoned(why) => admin::Health::failing(vec![why.clone()]),

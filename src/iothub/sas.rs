@@ -268,25 +268,25 @@ impl SasToken {
     }
 
     /// Checks the token of `name`, in the reference's order (iothub-protocol.md J5): signed by one of `keys`, for this
-    /// identity, for one of `hosts` (hub, gateway), not over for longer than `skew`.
-    pub fn verify(
+    /// identity (a module's token may name its device alone, as in the reference), for one of `hosts` (hub, gateway), not
+    /// over for longer than `skew`. Says which key it was.
+    pub fn verify<'k>(
         &self,
-        keys: &[&KeySigner],
+        keys: &[&'k KeySigner],
         name: &ClientName,
         hosts: &[&str],
         now: UnixMillis,
         skew: Duration,
-    ) -> Result<(), SasError> {
+    ) -> Result<&'k KeySigner, SasError> {
         let signed = string_to_sign(&self.resource, &self.expiry);
-        if !keys.iter().any(|key| key.verifies(signed.as_bytes(), &self.signature)) {
-            return Err(SasError::Signature);
-        }
+        let signer = keys.iter().find(|key| key.verifies(signed.as_bytes(), &self.signature));
+        let signer = *signer.ok_or(SasError::Signature)?;
         self.check_audience(name, hosts)?;
         let over = now.as_secs().saturating_sub(self.expiry_secs);
         if over > skew.as_secs() {
             return Err(SasError::Expired(over));
         }
-        Ok(())
+        Ok(signer)
     }
 
     /// Ids and hosts are compared without regard to case (A4). The SDKs send the resource plain, encoded, or with the
@@ -308,12 +308,12 @@ impl SasToken {
     }
 }
 
-/// The host of `resource` if its ids are `name`'s.
+/// The host of `resource` if its ids are `name`'s, or its device's.
 fn host_of<'a>(resource: &'a str, name: &ClientName) -> Option<&'a str> {
     let parts: Vec<&str> = resource.split('/').collect();
     let same = |text: &str, id: &str| text.eq_ignore_ascii_case(id);
     match (&parts[..], name.module()) {
-        ([host, devices, device], None)
+        ([host, devices, device], _)
             if same(devices, "devices") && same(device, name.device().as_str()) =>
         {
             Some(host)

@@ -24,7 +24,7 @@ use super::{Config, names};
 use crate::auth::scope::{AuthKind, Scope, ScopeEntry, Status, SymmetricKeys};
 use crate::clock::SharedClock;
 use crate::identity::{ClientName, DeviceId, ModuleId};
-use crate::iothub::sas;
+use crate::iothub::sas::{self, KeySigner};
 
 /// Entries a page; the reference's 10 makes thousands of children slow (`edgehub.md` 7.1).
 const PAGE_SIZE: u32 = 100;
@@ -299,7 +299,7 @@ struct OneRequest<'a> {
     auth_chain: &'a str,
 }
 
-/// One answer. No `Debug`: what it was read from holds keys (the fields here do not: they are not read at all).
+/// One answer. No `Debug`: it holds keys.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Page {
@@ -346,7 +346,26 @@ struct Authentication {
     #[serde(default, rename = "type")]
     kind: Option<String>,
     #[serde(default)]
+    symmetric_key: Option<Keys>,
+    #[serde(default)]
     x509_thumbprint: Option<Thumbprints>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Keys {
+    #[serde(default)]
+    primary_key: Option<String>,
+    #[serde(default)]
+    secondary_key: Option<String>,
+}
+
+impl Keys {
+    /// A key that cannot be read counts as unknown.
+    fn read(&self) -> SymmetricKeys {
+        let key = |text: &Option<String>| KeySigner::from_base64(text.as_deref()?).ok();
+        SymmetricKeys { primary: key(&self.primary_key), secondary: key(&self.secondary_key) }
+    }
 }
 
 #[derive(Deserialize)]
@@ -420,7 +439,10 @@ impl Module {
 fn auth_kind(authentication: Option<&Authentication>) -> AuthKind {
     let kind = authentication.and_then(|a| a.kind.as_deref()).unwrap_or_default();
     match kind {
-        "sas" => AuthKind::Sas { keys: SymmetricKeys::default() },
+        "sas" => {
+            let keys = authentication.and_then(|a| a.symmetric_key.as_ref());
+            AuthKind::Sas { keys: keys.map(Keys::read).unwrap_or_default() }
+        }
         "certificateAuthority" => AuthKind::CertificateAuthority,
         "selfSigned" => {
             let prints = authentication.and_then(|a| a.x509_thumbprint.as_ref());
@@ -441,7 +463,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_answer_of_j4_is_read_without_its_keys() {
+    fn the_answer_of_j4_is_read_and_shows_no_key() {
         let json = r#"{"devices":[
           {"deviceId":"edge1","generationId":"637000000000000000","status":"enabled","authentication":{"type":"sas",
              "symmetricKey":{"primaryKey":"c2VjcmV0","secondaryKey":"c2VjcmV0"}},"capabilities":{"iotEdge":true},
@@ -466,7 +488,12 @@ mod tests {
             (
                 "edge1".to_owned(),
                 Status::Enabled,
-                AuthKind::Sas { keys: SymmetricKeys::default() },
+                AuthKind::Sas {
+                    keys: SymmetricKeys {
+                        primary: KeySigner::from_base64("c2VjcmV0").ok(),
+                        secondary: KeySigner::from_base64("c2VjcmV0").ok(),
+                    },
+                },
                 true,
             ),
             ("x509dev".to_owned(), Status::Disabled, AuthKind::CertificateAuthority, false),

@@ -278,7 +278,7 @@ async fn the_scope_is_refreshed_by_direct_method() {
     world.hub.put_device(DeviceSpec::certificate(&id).child_of(EDGE).disabled());
     assert_eq!(call(REFRESH, json!({"deviceIds": [id]})).await, 200);
     eventually("it is asked to leave", async || {
-        let labels = ["event=\"client_dismissed\"", "reason=\"scope\""];
+        let labels = ["event=\"client_dismissed\"", "reason=\"disabled\""];
         series(&metrics(&gateway).await, "sphere_gateway_events_total", &labels) >= 1.0
     })
     .await;

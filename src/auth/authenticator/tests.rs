@@ -4,7 +4,7 @@ use rustls_pki_types::CertificateDer;
 
 use super::*;
 use crate::auth::SymmetricKeys;
-use crate::auth::testing::{NOW, StillClock, admitted, ders, valid, window};
+use crate::auth::testing::{NOW, StillClock, ders, valid, window};
 use crate::auth::x509::CertificateInfo;
 use crate::certs::{Authority, Curve, Window, sphere_like_id};
 use crate::identity::ModuleId;
@@ -103,7 +103,6 @@ fn the_table_of_log_ins() {
         NOW,
     );
     let no = |label| Err((5, label));
-    let token: &[u8] = b"SharedAccessSignature sr=x&sig=eA==&se=1";
     let stranger = Authority::root("Stranger", Curve::P256, valid()).unwrap();
     let strange = ders(&stranger.issue_client("d1", valid()).unwrap().leaf_pem);
     let old = ders(&site.tenant.issue_client("d1", window(-20, -10)).unwrap().leaf_pem);
@@ -113,9 +112,6 @@ fn the_table_of_log_ins() {
 
     for (case, claim, password, chain, expected) in [
         ("good", device("d1"), None, own.clone(), Ok("d1".to_owned())),
-        ("empty password is none", device("d1"), Some(&b""[..]), own.clone(), Ok("d1".to_owned())),
-        ("password wins", device("d1"), Some(token), own.clone(), no("sas_not_available")),
-        ("token alone", device("sas1"), Some(token), vec![], no("sas_not_available")),
         ("nothing", device("d1"), None, vec![], no("no_credentials")),
         ("module", module, None, own.clone(), no("module_by_certificate")),
         ("unknown device", device("d9"), None, site.leaf("d9"), no("not_in_scope")),
@@ -152,6 +148,29 @@ fn the_table_of_log_ins() {
 }
 
 #[test]
+fn the_password_wins_over_the_certificate() {
+    let site = Site::new();
+    let entries = vec![
+        entry("d1", AuthKind::CertificateAuthority),
+        entry("sas1", AuthKind::Sas { keys: SymmetricKeys::default() }),
+        entry("none1", AuthKind::None),
+    ];
+    site.scope.replace(entries, NOW);
+    let token: &[u8] = b"SharedAccessSignature sr=x&sig=eA==&se=1";
+    let own = site.leaf("d1");
+    for (case, who, password, expected) in [
+        ("empty is none", "d1", &b""[..], Ok("d1".to_owned())),
+        ("a token", "d1", token, Err((5, "not_a_token_device"))),
+        ("no token", "d1", b"x", Err((5, "sas_not_a_token"))),
+        ("keys are not known", "sas1", token, Err((3, "keys_unknown"))),
+        ("no way to log in", "none1", token, Err((5, "not_a_token_device"))),
+        ("unknown", "d9", token, Err((5, "not_in_scope"))),
+    ] {
+        assert_eq!(site.log_in(&device(who), Some(password), &own), expected, "{case}");
+    }
+}
+
+#[test]
 fn two_ids_that_differ_in_case_stay_two_identities() {
     let site = Site::new();
     let lower = sphere_like_id(1);
@@ -178,6 +197,19 @@ fn by_thumbprint() {
     assert_eq!(with(&[&info.sha1]), Ok("t1".into()));
     assert_eq!(with(&["00", &info.sha1.to_uppercase()]), Ok("t1".into()));
     assert_eq!(with(&[&info.sha256.to_uppercase()]), Ok("t1".into()));
+    let spaced: Vec<String> = info
+        .sha1
+        .to_uppercase()
+        .as_bytes()
+        .chunks(2)
+        .map(|b| String::from_utf8_lossy(b).into())
+        .collect();
+    assert_eq!(with(&[&spaced.join(":")]), Ok("t1".into()), "as openssl writes it");
+    assert_eq!(
+        with(&[&format!("\u{200e}{}", spaced.join(" "))]),
+        Ok("t1".into()),
+        "as Windows does"
+    );
     assert_eq!(with(&["", "00", &info.sha1[..39]]), Err((5, "thumbprint")));
     assert_eq!(with(&[]), Err((5, "thumbprint")));
     site.clock.set(UnixMillis(NOW.0 + 11_000));
@@ -241,19 +273,14 @@ fn a_clock_that_starts_in_1970_is_taken_for_later_and_refuses_nobody_for_good() 
 }
 
 #[test]
-fn who_is_connected_stays_only_as_long_as_the_scope_lets_it_in() {
-    let site = Site::new();
-    assert!(site.authenticator.still_admits(&admitted("d1")), "an unknown scope changes nothing");
-    let mut off = entry("off", AuthKind::CertificateAuthority);
-    off.status = Status::Disabled;
-    let entries = vec![
-        entry("d1", AuthKind::CertificateAuthority),
-        off,
-        entry("s", AuthKind::Sas { keys: SymmetricKeys::default() }),
-    ];
-    let _ = site.scope.replace(entries, NOW);
-    let kept = ["d1", "off", "s", "gone"].map(|id| site.authenticator.still_admits(&admitted(id)));
-    assert_eq!(kept, [true, false, false, false]);
+fn without_certificates_only_tokens_let_in() {
+    let mut site = Site::new();
+    site.scope.replace(vec![entry("d1", AuthKind::CertificateAuthority)], NOW);
+    let bundle = (*site.authenticator.bundle()).clone();
+    let authenticator = Authenticator::new(bundle, Arc::clone(&site.scope), site.clock.clone());
+    site.authenticator = authenticator.by(Policy { certificates: false, ..Policy::default() });
+    let got = site.log_in(&device("d1"), None, &site.leaf("d1"));
+    assert_eq!(got, Err((5, "certificates_off")));
 }
 
 #[test]

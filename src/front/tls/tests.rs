@@ -2,6 +2,7 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use rsa::pkcs8::EncodePrivateKey as _;
 use rustls::client::{ResolvesClientCert, Resumption};
@@ -18,9 +19,13 @@ use tokio_rustls::server::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::*;
-use crate::auth::testing::{NOW, ders};
+use crate::auth::testing::{NOW, StillClock, ders, valid, window};
+use crate::auth::{
+    Attempt, AuthKind, Authenticator, Policy, Scope, ScopeEntry, Status, TrustBundle,
+};
 use crate::certs::{Authority, Curve, Issued, Window, sphere_like_id};
 use crate::clock::UnixMillis;
+use crate::identity::{ClientName, DeviceId};
 
 const GATEWAY: &str = "gw.example";
 const BOTH: [&SupportedProtocolVersion; 2] = [&version::TLS12, &version::TLS13];
@@ -46,7 +51,7 @@ impl Site {
         let tenant = Authority::root("Tenant", Curve::P384, lasting()).unwrap();
         let device = tenant.issue_client(&sphere_like_id(1), lasting()).unwrap();
         let identity = identity(&issued);
-        let server = server_config(&identity);
+        let server = server_config(&identity, Asks::Certificates);
         Self { root, identity, server, server_issued: issued, device }
     }
 
@@ -250,7 +255,7 @@ async fn a_resumed_session_shows_the_certificate_of_its_first_handshake() {
         let expected = [HandshakeKind::Full, HandshakeKind::Resumed, HandshakeKind::Resumed];
         assert_eq!(kinds, expected, "{version:?}");
         // Another configuration (a new server certificate, say) starts anew.
-        let renewed = server_config(&site.identity);
+        let renewed = server_config(&site.identity, Asks::Certificates);
         let stream = meet_shared(&renewed, &client, GATEWAY).await.unwrap();
         assert_eq!(stream.get_ref().1.handshake_kind(), Some(HandshakeKind::Full));
     }
@@ -329,7 +334,10 @@ async fn in_one_flight(
 async fn the_client_s_order_of_ciphers_decides_where_there_is_aes_and_chacha20_where_there_is_none()
 {
     let site = Site::new();
-    let (with, without) = (config_for(&site.identity, true), config_for(&site.identity, false));
+    let (with, without) = (
+        config_for(&site.identity, Asks::Certificates, true),
+        config_for(&site.identity, Asks::Certificates, false),
+    );
     let suites = |first: CipherSuite| {
         let mut provider = ring::default_provider();
         provider.cipher_suites.sort_by_key(|s| s.suite() != first);
@@ -390,7 +398,7 @@ async fn without_aes_instructions_chacha20_is_negotiated() {
     let aes = std::env::var("SPHERE_TEST_AES").unwrap_or_default();
     let has_aes = if aes.is_empty() { has_aes() } else { aes == "yes" };
     let site = Site::new();
-    let server = server_config(&site.identity);
+    let server = server_config(&site.identity, Asks::Certificates);
     for (version, aes, chacha20) in [
         (
             &version::TLS13,
@@ -442,8 +450,81 @@ async fn rsa_and_p384_server_keys_serve() {
                 .unwrap()
                 .with_root_certificates(roots.clone())
                 .with_client_cert_resolver(Presents::device(&device));
-            let got = meet(&server_config(&identity), client, GATEWAY).await;
+            let got = meet(&server_config(&identity, Asks::Certificates), client, GATEWAY).await;
             assert!(got.is_ok(), "{case}, {version:?}: {:?}", got.err());
         }
+    }
+}
+
+/// A resumed session carries the certificates of its first handshake into the judgement of now.
+#[tokio::test]
+async fn a_resumed_session_is_judged_as_strictly_as_a_full_one() {
+    let site = Site::new();
+    let tenant = Authority::root("Tenant", Curve::P384, lasting()).unwrap();
+    let issued = tenant.issue_client("d1", valid()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let edge = DeviceId::parse("edge1").unwrap();
+    let scope = Arc::new(Scope::load(folder.path().join("scope.json"), edge).0);
+    let clock = StillClock::at(NOW);
+    let bundle = TrustBundle::from_bytes("t", tenant.certificate_pem().as_bytes()).unwrap();
+    let day = Duration::from_secs(86_400);
+    let policy =
+        Policy { expired_leaf_grace: day, away_after: Duration::ZERO, ..Policy::default() };
+    let authenticator = Authenticator::new(bundle.clone(), Arc::clone(&scope), clock.clone());
+    let authenticator = authenticator.by(policy);
+    let claim = ClientName::Device(DeviceId::parse("d1").unwrap());
+    let register = |status: Status| {
+        let entry = ScopeEntry {
+            name: claim.clone(),
+            generation: "1".into(),
+            status,
+            auth: AuthKind::CertificateAuthority,
+            scope: "ms-azure-iot-edge://edge1-1".into(),
+            parent_scopes: Vec::new(),
+            is_edge: false,
+        };
+        let _ = scope.replace(vec![entry], NOW);
+    };
+    for version in BOTH {
+        clock.set(NOW);
+        register(Status::Enabled);
+        authenticator.replace_bundle(bundle.clone());
+        authenticator.hub_is_reached(true);
+        let mut client = site.client(&[version], Some(Presents::device(&issued)));
+        client.resumption = Resumption::in_memory_sessions(8);
+        let client = Arc::new(client);
+        let judged = async |kind: HandshakeKind| {
+            let stream = meet_shared(&site.server, &client, GATEWAY).await.unwrap();
+            let (_, tls) = stream.get_ref();
+            assert_eq!(tls.handshake_kind(), Some(kind));
+            let chain = tls.peer_certificates().unwrap_or_default();
+            let attempt = Attempt { claim: &claim, password: None, chain };
+            let judged = authenticator.authenticate(attempt);
+            judged.map(|a| a.credential.label()).map_err(|refusal| refusal.label)
+        };
+        let good = Ok("certificate_authority");
+        assert_eq!(judged(HandshakeKind::Full).await, good);
+        assert_eq!(judged(HandshakeKind::Resumed).await, good);
+        clock.set(window(0, 43_201).not_after);
+        assert_eq!(judged(HandshakeKind::Resumed).await, Err("expired"), "{version:?}");
+        authenticator.hub_is_reached(false);
+        assert_eq!(judged(HandshakeKind::Resumed).await, Ok("grace"), "{version:?}");
+        clock.set(NOW);
+        register(Status::Disabled);
+        assert_eq!(judged(HandshakeKind::Resumed).await, Err("disabled"), "{version:?}");
+        register(Status::Enabled);
+        authenticator.replace_bundle(TrustBundle::empty());
+        assert_eq!(judged(HandshakeKind::Resumed).await, Err("unknown_ca"), "{version:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_without_certificates_asks_for_none() {
+    let site = Site::new();
+    let server = server_config(&site.identity, Asks::Nothing);
+    for version in BOTH {
+        let client = site.client(&[version], Some(Presents::device(&site.device)));
+        let stream = meet(&server, client, GATEWAY).await.unwrap();
+        assert_eq!(stream.get_ref().1.peer_certificates(), None, "{version:?}");
     }
 }
