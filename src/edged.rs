@@ -16,6 +16,7 @@ pub mod certificate;
 mod error;
 mod http;
 mod kept;
+mod seal;
 pub mod trust_bundle;
 mod wire;
 

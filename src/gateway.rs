@@ -20,6 +20,7 @@ mod pumps;
 mod readiness;
 mod refusals;
 mod removed;
+mod scope_keys;
 mod server_end;
 mod settings;
 mod standing;
@@ -67,6 +68,7 @@ use self::prepare::Prepared;
 pub use self::prepare::{Problem, Problems};
 use self::pumps::{OpenQueues, Pumps, refresh_gauges};
 use self::removed::RemovedWatch;
+use self::scope_keys::ScopeKeys;
 use self::server_end::ServerEnd;
 use self::standing::{Standing, load_ledger};
 use self::status::Shown;
@@ -164,6 +166,8 @@ impl Gateway {
         let (stops, tasks) = (Stops::default(), Tasks::default());
         let (scope, scope_saved) = load_scope(&config, &metrics);
 
+        let keys = ScopeKeys::new(&config, daemon.as_ref(), &scope, &metrics);
+        keys.at_start(&stops.upstream, &tasks.upstream).await;
         let hub = ToHub::new(upstream_config, &scope, &metrics, &clock, &tasks.upstream);
 
         let listener = bind(&config.mqtt.bind).await?;
@@ -224,7 +228,7 @@ impl Gateway {
             appender: gateway.store.appender(),
             metrics: Arc::clone(&gateway.metrics),
             clock,
-            on_scope_refusal: Box::new(move |_| refresher.request_refresh()),
+            hub: Box::new(refresher),
             decisions: refusals,
         };
         gateway.run_front(listener, &config, tls, front);

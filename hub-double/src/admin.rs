@@ -5,7 +5,7 @@
 //! GET    /messages?device=&since=&limit=   {"messages":[..],"nextSince":n}
 //! GET    /messages/stream?device=          SSE, one message an event
 //! GET    /counts    GET /connections
-//! GET    /devices   GET|PUT|DELETE /devices/{id}   PUT /devices/{id}/modules/{module}
+//! GET    /devices   GET|PUT|DELETE /devices/{id}   PUT|DELETE /devices/{id}/modules/{module}
 //! GET|PATCH|PUT /twins/{id}[/modules/{module}]     {"properties":{"desired":{..}}}; If-Match: an ETag
 //! POST   /twins/{id}[/modules/{module}]/methods    {"methodName":..,"payload":..,"responseTimeoutInSeconds":30}
 //! GET|POST|DELETE /faults   DELETE /faults/{id}
@@ -47,7 +47,7 @@ pub(crate) fn router(hands: Arc<Hands>) -> Router {
         .route("/connections", get(connections))
         .route("/devices", get(devices))
         .route("/devices/{id}", put(put_device).get(get_device).delete(delete_device))
-        .route("/devices/{id}/modules/{module}", put(put_module))
+        .route("/devices/{id}/modules/{module}", put(put_module).delete(delete_module))
         .route("/faults", post(post_fault).get(get_faults).delete(clear_faults))
         .route("/faults/{id}", delete(clear_fault))
         .route("/away", post(away))
@@ -139,6 +139,14 @@ async fn put_module(
 ) -> Result<Json<ModuleSpec>, StatusCode> {
     (spec.device_id, spec.module_id) = (device, module);
     hands.put_module(spec).map(Json).ok_or(StatusCode::NOT_FOUND)
+}
+
+async fn delete_module(
+    State(hands): Hub,
+    Path((device, module)): Path<(String, String)>,
+) -> StatusCode {
+    let found = hands.delete_module(&device, &module);
+    if found { StatusCode::NO_CONTENT } else { StatusCode::NOT_FOUND }
 }
 
 async fn post_fault(State(hands): Hub, Json(fault): Json<Fault>) -> (StatusCode, Json<Value>) {

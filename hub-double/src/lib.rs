@@ -201,6 +201,12 @@ impl Hands {
         found
     }
 
+    fn delete_module(&self, device_id: &str, module_id: &str) -> bool {
+        let found = self.hub.registry.delete_module(device_id, module_id);
+        self.hub.roster.command_all(&Command::Recheck);
+        found
+    }
+
     async fn go_away(&self) {
         self.hub.roster.kill_all();
         self.amqp.go_away().await;
@@ -279,6 +285,11 @@ impl HubDouble {
     /// Removes a device and its modules; false when there is none. Its links are detached.
     pub fn delete_device(&self, device_id: &str) -> bool {
         self.hands.delete_device(device_id)
+    }
+
+    /// Removes one module; false when there is none. Its links are detached.
+    pub fn delete_module(&self, device_id: &str, module_id: &str) -> bool {
+        self.hands.delete_module(device_id, module_id)
     }
 
     /// A device as registered.

@@ -102,6 +102,10 @@ pub struct Counts {
     pub method_answers: u64,
     /// Scope API requests answered 200.
     pub scope_requests: u64,
+    /// Of those: pages of a whole scope.
+    pub scope_pages: u64,
+    /// Of those: single identities, found or not.
+    pub scope_singles: u64,
     /// Requests to the HTTPS port refused.
     pub scope_refused: u64,
     /// By identity: `device` or `device/module`.

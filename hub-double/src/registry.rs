@@ -233,6 +233,11 @@ impl Registry {
         })
     }
 
+    /// Removes one module; false when there is none.
+    pub(crate) fn delete_module(&self, device_id: &str, module_id: &str) -> bool {
+        self.write(|state| state.modules.remove(&module_key(device_id, module_id)).is_some())
+    }
+
     /// Adds or replaces a module; `None` when its device is not registered.
     pub(crate) fn put_module(&self, mut spec: ModuleSpec) -> Option<ModuleSpec> {
         self.write(|state| {

@@ -199,7 +199,9 @@ async fn flat_one(
     one(&hub, &actor, device, module, None)
 }
 
-/// One identity, when the chain (or, without one, direct parenthood) puts it under the actor.
+/// One identity, when it is a child of the edge device that the chain begins with (without a chain: of the actor). The chain
+/// leads from there up to the actor. Who is registered and somebody else's is 401, as a parent edge hub says it; who is not
+/// registered is 404.
 fn one(
     hub: &Hub,
     actor: &str,
@@ -207,15 +209,20 @@ fn one(
     module: Option<&str>,
     chain: Option<&str>,
 ) -> Result<Json<Value>, Refused> {
-    let gone = |words: &str| Refused(404, "DeviceNotFound", words.to_owned());
+    hub.log.count(|counts| counts.scope_singles += 1);
+    let denied = |words: String| Refused(401, "IotHubUnauthorizedAccess", words);
+    let parent = chain.unwrap_or(actor).split(';').next().unwrap_or_default();
     hub.registry.read(|state| {
-        let entry = state.find(device, module).ok_or_else(|| gone("no such identity"))?;
-        let target = entry.principal;
-        let itself = target.device.eq_ignore_ascii_case(actor) && target.module.is_none();
-        if !itself {
-            let direct = format!("{target};{actor}");
-            let chain = chain.unwrap_or(&direct);
-            state.check_chain(chain, &target, actor, false).map_err(|words| gone(&words))?;
+        if let Some(chain) = chain.filter(|chain| !chain.eq_ignore_ascii_case(actor)) {
+            let principal = Principal { device: parent.into(), module: None };
+            state.check_chain(chain, &principal, actor, true).map_err(denied)?;
+        }
+        let gone = || Refused(404, "DeviceNotFound", "no such identity".into());
+        let target = state.find(device, module).ok_or_else(gone)?.principal;
+        if !target.device.eq_ignore_ascii_case(parent) {
+            let of_it = Principal { device: Arc::clone(&target.device), module: None };
+            let direct = format!("{of_it};{parent}");
+            state.check_chain(&direct, &of_it, parent, false).map_err(denied)?;
         }
         let id = target.device.to_ascii_lowercase();
         let devices: Vec<Value> =
@@ -239,6 +246,7 @@ fn page(
     after: Option<&str>,
     nested: bool,
 ) -> Value {
+    hub.log.count(|counts| counts.scope_pages += 1);
     let size = size.unwrap_or(PAGE_DEFAULT).clamp(1, PAGE_MAX);
     hub.registry.read(|state| {
         let inside = |d: &&DeviceSpec| {

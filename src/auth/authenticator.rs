@@ -180,6 +180,17 @@ impl Authenticator {
         Ok(Admission { identity, credential, since: now })
     }
 
+    /// Whether a CA of the bundle says that the client is who it claims to be, whatever the scope says: then the name is no
+    /// invented one.
+    pub fn vouches(&self, attempt: Attempt<'_>) -> bool {
+        let now = self.now();
+        attempt.claim.module().is_none()
+            && !attempt.chain.is_empty()
+            && self.bundle.load().verify(attempt.chain, now).is_ok_and(|leaf| {
+                leaf.common_name.eq_ignore_ascii_case(attempt.claim.device().as_str())
+            })
+    }
+
     /// By a clock that is wrong nobody is refused for good: a certificate may be younger than the snapshot, and the
     /// snapshot may have been written when the clock was wrong the other way.
     fn unless_clock(&self, refusal: Refusal) -> Refusal {

@@ -19,6 +19,7 @@ pub mod bundle;
 pub mod decision;
 pub mod grace;
 pub mod policy;
+pub mod question;
 pub mod refusal;
 pub mod scope;
 mod standing;
@@ -30,6 +31,7 @@ pub use authenticator::{Attempt, Authenticator};
 pub use bundle::{TrustBundle, VerifiedLeaf, X509Refusal};
 pub use grace::{Horizon, Ledger, LedgerLoaded};
 pub use policy::Policy;
+pub use question::{AskHub, Question};
 pub use refusal::{Refusal, RefusalCode};
 pub use scope::{AuthKind, Lookup, Scope, ScopeEntry, Status, SymmetricKeys};
 

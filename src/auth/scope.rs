@@ -1,27 +1,33 @@
 //! The scope: the devices and modules that the hub says are ours, kept on disk so that a restart without upstream
 //! knows them.
 //!
-//! Owns: the snapshot in memory (swapped whole) and its file.
+//! Owns: the snapshot in memory (swapped whole) and its file, in which symmetric keys are sealed ([`vault`]).
 //! Invariants:
 //! - Until a snapshot was loaded or handed in, every lookup says [`Lookup::Unknown`]: nobody is refused for good
 //!   because *we* don't know yet.
 //! - The last good snapshot stays, without an age limit (edgehub.md 7.1).
 //! - The file is replaced whole (new file, fsync, rename, folder fsync) and readable by the owner alone. A file that
 //!   cannot be read as a snapshot is set aside under another name and reported, never deleted, never fatal.
+//! - Keys are on disk sealed or not at all. While their seal cannot be opened the other entries serve, and the file stays as
+//!   it is: keys that are there are never overwritten by none.
 //!
 //! Must not know: how entries are fetched; certificates.
 
 mod file;
+mod snapshot;
+pub mod vault;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use serde::{Deserialize, Serialize};
 
+use self::snapshot::Snapshot;
+use self::vault::DataKey;
 use crate::clock::UnixMillis;
 use crate::identity::{ClientName, DeviceId, ID_BYTES_MAX};
 use crate::iothub::sas::KeySigner;
@@ -48,7 +54,7 @@ pub enum Status {
 pub enum AuthKind {
     /// SAS tokens signed by a symmetric key.
     Sas {
-        /// Not kept on disk (yet).
+        /// Sealed on disk, apart from the entry. None while the seal cannot be opened.
         #[serde(skip)]
         keys: SymmetricKeys,
     },
@@ -165,8 +171,56 @@ pub struct Replaced {
     pub removed: Vec<ClientName>,
     /// Names whose entry differs: their clients have to be judged again.
     pub changed: Vec<ClientName>,
-    /// Whether the snapshot is on disk. An error leaves the new scope in force and the old file in place.
+    /// Whether the snapshot is on disk. An error leaves the new scope in force and the old file in place; so does, without an
+    /// error, a file whose seal cannot be opened yet.
     pub stored: io::Result<()>,
+}
+
+impl Replaced {
+    /// Whether nothing is other than before.
+    pub fn is_nothing(&self) -> bool {
+        self.added.is_empty() && self.removed.is_empty() && self.changed.is_empty()
+    }
+}
+
+/// What the hub said about one identity.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// Who was asked for.
+    pub asked: ClientName,
+    /// That identity, if it is ours, and what the hub sent along with it.
+    pub entries: Vec<ScopeEntry>,
+}
+
+/// What became of the sealed keys.
+#[derive(Debug)]
+pub enum Opened {
+    /// There were none.
+    Nothing,
+    /// They are known now.
+    Keys {
+        /// Of how many entries.
+        entries: usize,
+    },
+    /// They cannot be read: the entries serve without keys until the hub gives them again.
+    SetAside {
+        /// Where the file is now; `None` when it could not be moved.
+        to: Option<PathBuf>,
+    },
+}
+
+/// What is on disk, beside the snapshot in memory.
+#[derive(Debug, Default)]
+struct OnDisk {
+    key: Option<DataKey>,
+    /// Keys that no data key has opened yet. While they are there the file is not touched.
+    sealed: Option<file::Sealed>,
+    /// Whose keys those are, as far as the hub has not said anything newer.
+    awaited: HashSet<ClientName>,
+    /// What the file is dated.
+    saved: UnixMillis,
+    /// The snapshot in memory has more than the file.
+    is_behind: bool,
 }
 
 /// The scope. Shared; reads take no lock.
@@ -175,7 +229,7 @@ pub struct Scope {
     edge: DeviceId,
     current: ArcSwapOption<Snapshot>,
     /// One replacement at a time: memory and file must agree on which is the last.
-    replacing: Mutex<()>,
+    disk: Mutex<OnDisk>,
 }
 
 impl fmt::Debug for Scope {
@@ -186,13 +240,19 @@ impl fmt::Debug for Scope {
 }
 
 impl Scope {
-    /// Reads the snapshot at `path` for the edge device `edge`. Never fails: see [`Loaded`]. Blocks on the disk.
+    /// Reads the snapshot at `path` for the edge device `edge`. Never fails: see [`Loaded`]. Blocks on the disk. Symmetric
+    /// keys are known once [`Scope::open`] was called.
     pub fn load(path: impl Into<PathBuf>, edge: DeviceId) -> (Self, Loaded) {
         let path = path.into();
+        let mut disk = OnDisk::default();
         let (snapshot, loaded) = match file::read(&path, &edge) {
             Ok(None) => (None, Loaded::Nothing),
-            Ok(Some((snapshot, saved))) => {
+            Ok(Some(file::Read { snapshot, saved, sealed, is_old })) => {
                 let entries = snapshot.by_name.len();
+                let is_sas = |e: &&Arc<ScopeEntry>| matches!(e.auth, AuthKind::Sas { .. });
+                let awaited = snapshot.by_name.values().filter(is_sas).map(|e| e.name.clone());
+                disk.awaited = awaited.collect();
+                (disk.sealed, disk.saved, disk.is_behind) = (sealed, saved, is_old);
                 (Some(Arc::new(snapshot)), Loaded::Snapshot { entries, saved })
             }
             Err(e) => {
@@ -201,13 +261,13 @@ impl Scope {
             }
         };
         let current = ArcSwapOption::new(snapshot);
-        (Self { path, edge, current, replacing: Mutex::new(()) }, loaded)
+        (Self { path, edge, current, disk: Mutex::new(disk) }, loaded)
     }
 
     /// Nothing is known, and nothing is read from disk: for who only looks.
     pub fn unknown(edge: DeviceId) -> Self {
         let (path, current) = (PathBuf::new(), ArcSwapOption::empty());
-        Self { path, edge, current, replacing: Mutex::new(()) }
+        Self { path, edge, current, disk: Mutex::default() }
     }
 
     /// The edge device whose scope this is.
@@ -215,31 +275,121 @@ impl Scope {
         &self.edge
     }
 
+    /// Opens the keys that were read, and seals from now on what is written. Blocks on the disk.
+    ///
+    /// # Errors
+    /// What has to be written could not be; what was opened is in force all the same.
+    pub fn open(&self, key: DataKey) -> (Opened, io::Result<()>) {
+        let mut disk = self.lock();
+        let opened = match disk.sealed.take() {
+            None => Opened::Nothing,
+            Some(sealed) => match file::unlock(&sealed, &key) {
+                Some(keys) => Opened::Keys { entries: self.fill_in(&disk.awaited, keys) },
+                None => {
+                    // Its entries are in memory, and written again below.
+                    disk.is_behind = true;
+                    Opened::SetAside { to: kept_file::set_aside(&self.path) }
+                }
+            },
+        };
+        disk.awaited = HashSet::new();
+        disk.key = Some(key);
+        let saved = disk.saved;
+        let stored = match (disk.is_behind, self.current.load_full()) {
+            (true, Some(snapshot)) => self.store(&mut disk, &snapshot, saved),
+            _ => Ok(()),
+        };
+        (opened, stored)
+    }
+
+    /// Gives entries that wait for them their keys; of how many that is.
+    fn fill_in(
+        &self,
+        awaited: &HashSet<ClientName>,
+        mut keys: HashMap<ClientName, SymmetricKeys>,
+    ) -> usize {
+        let Some(before) = self.current.load_full() else { return 0 };
+        let mut filled = 0;
+        let mut entries: Vec<Arc<ScopeEntry>> = before.by_name.values().cloned().collect();
+        for entry in entries.iter_mut().filter(|entry| awaited.contains(&entry.name)) {
+            if let Some(keys) = keys.remove(&entry.name) {
+                Arc::make_mut(entry).auth = AuthKind::Sas { keys };
+                filled += 1;
+            }
+        }
+        self.current.store(Some(Arc::new(Snapshot::of(entries))));
+        filled
+    }
+
     /// Puts a complete refresh in force, then on disk. Blocks on the disk. Of two entries with one name the later
     /// counts.
     pub fn replace(&self, entries: Vec<ScopeEntry>, now: UnixMillis) -> Replaced {
-        let _one = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = Arc::new(Snapshot::new(entries));
-        let old = self.current.swap(Some(Arc::clone(&new)));
-        let none = HashMap::new();
-        let before = old.as_ref().map_or(&none, |s| &s.by_name);
-        let mut replaced = Replaced {
-            added: Vec::new(),
-            removed: before.keys().filter(|n| !new.by_name.contains_key(n)).cloned().collect(),
-            changed: Vec::new(),
-            stored: file::write(&self.path, &self.edge, &new, now),
-        };
-        for (name, entry) in &new.by_name {
-            match before.get(name) {
-                None => replaced.added.push(name.clone()),
-                Some(known) if known != entry => replaced.changed.push(name.clone()),
-                Some(_) => {}
-            }
+        self.replace_with(entries, Vec::new(), now)
+    }
+
+    /// The same, with the hub's answers about single identities that came after the refresh was begun.
+    pub fn replace_with(
+        &self,
+        entries: Vec<ScopeEntry>,
+        answers: Vec<Answer>,
+        now: UnixMillis,
+    ) -> Replaced {
+        let mut disk = self.lock();
+        disk.awaited = HashSet::new();
+        let old = self.current.load_full();
+        let mut new = Snapshot::new(entries);
+        for Answer { asked, entries } in answers {
+            new = Snapshot::of(new.with_answer(&asked, entries));
         }
-        replaced.added.sort();
-        replaced.removed.sort();
-        replaced.changed.sort();
+        let replaced = new.differences(old.as_deref());
+        self.put(&mut disk, replaced, new, now)
+    }
+
+    /// Puts the hub's answer about one identity in force, then on disk: what it gave counts, and if who was asked for is
+    /// not among it, it is gone, with its modules. Changes nothing while no scope is known: one entry is not a scope. Blocks on the
+    /// disk.
+    pub fn merge_one(&self, answer: Answer, now: UnixMillis) -> Replaced {
+        let mut disk = self.lock();
+        let Some(old) = self.current.load_full() else {
+            return Replaced { added: vec![], removed: vec![], changed: vec![], stored: Ok(()) };
+        };
+        for entry in &answer.entries {
+            disk.awaited.remove(&entry.name);
+        }
+        let new = Snapshot::of(old.with_answer(&answer.asked, answer.entries));
+        let replaced = new.differences(Some(&old));
+        // Flash wears: what does not differ is not written.
+        if replaced.is_nothing() { replaced } else { self.put(&mut disk, replaced, new, now) }
+    }
+
+    fn put(
+        &self,
+        disk: &mut OnDisk,
+        mut replaced: Replaced,
+        new: Snapshot,
+        now: UnixMillis,
+    ) -> Replaced {
+        let new = Arc::new(new);
+        self.current.store(Some(Arc::clone(&new)));
+        replaced.stored = self.store(disk, &new, now);
         replaced
+    }
+
+    fn store(&self, disk: &mut OnDisk, snapshot: &Snapshot, now: UnixMillis) -> io::Result<()> {
+        disk.saved = now;
+        disk.is_behind = true;
+        if disk.sealed.is_some() {
+            return Ok(());
+        }
+        file::write(&self.path, &self.edge, snapshot, now, disk.key.as_ref())?;
+        // Without a data key the file has no keys: it is written again when there is one.
+        disk.is_behind = disk.key.is_none();
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, OnDisk> {
+        // A panic while it is held leaves a file that is written again.
+        self.disk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether any scope is known.
@@ -280,83 +430,6 @@ impl Scope {
 /// An Azure Sphere device id: 128 hex digits. Registered in lower case, spelled in either.
 pub fn is_sphere_id(id: &str) -> bool {
     id.len() == ID_BYTES_MAX && id.bytes().all(|b| b.is_ascii_hexdigit())
-}
-
-/// One complete scope. Immutable.
-struct Snapshot {
-    by_name: HashMap<ClientName, Arc<ScopeEntry>>,
-    /// Sphere devices by lower-case id; `None` where two spellings are registered, so that neither is guessed.
-    by_sphere_id: HashMap<String, Option<ClientName>>,
-}
-
-impl Snapshot {
-    fn new(entries: Vec<ScopeEntry>) -> Self {
-        let by_name: HashMap<_, _> =
-            entries.into_iter().map(|e| (e.name.clone(), Arc::new(e))).collect();
-        let mut by_sphere_id: HashMap<String, Option<ClientName>> = HashMap::new();
-        for name in by_name.keys() {
-            if name.module().is_none() && is_sphere_id(name.device().as_str()) {
-                by_sphere_id
-                    .entry(name.device().as_str().to_ascii_lowercase())
-                    .and_modify(|several| *several = None)
-                    .or_insert_with(|| Some(name.clone()));
-            }
-        }
-        Self { by_name, by_sphere_id }
-    }
-
-    fn get(&self, name: &ClientName) -> Option<&Arc<ScopeEntry>> {
-        self.by_name.get(name).or_else(|| {
-            if name.module().is_some() || !is_sphere_id(name.device().as_str()) {
-                return None;
-            }
-            let folded = name.device().as_str().to_ascii_lowercase();
-            self.by_name.get(self.by_sphere_id.get(&folded)?.as_ref()?)
-        })
-    }
-
-    fn auth_chain(&self, edge: &DeviceId, name: &ClientName) -> Option<String> {
-        let mut chain = Vec::new();
-        if name.module().is_some() {
-            let module = self.get(name).filter(|e| e.status == Status::Enabled)?;
-            chain.push(module.name.to_string());
-        }
-        let mut device = name.device().clone();
-        for _ in 0..CHAIN_DEVICES_MAX {
-            if &device == edge {
-                chain.push(device.to_string());
-                return Some(chain.join(";"));
-            }
-            let entry = self.get(&ClientName::Device(device))?;
-            if entry.status != Status::Enabled {
-                return None;
-            }
-            chain.push(entry.name.to_string());
-            device = self.parent(edge, entry)?;
-        }
-        None
-    }
-
-    /// The edge device above `entry`.
-    fn parent(&self, edge: &DeviceId, entry: &ScopeEntry) -> Option<DeviceId> {
-        // An edge device's `scope` is its own; a leaf's is its parent's, and some answers carry only that.
-        let own = (!entry.is_edge && !entry.scope.is_empty()).then_some(&entry.scope);
-        let above = entry.parent_scopes.first().or(own)?;
-        let id = DeviceId::parse(edge_of_scope(above)?).ok()?;
-        match self.by_name.get(&ClientName::Device(id.clone())) {
-            // The generation is part of the scope: an edge device that was deleted and created again is another one.
-            Some(parent) => (parent.is_edge && &parent.scope == above).then_some(id),
-            // Our own entry is not part of every answer; a foreign parent that is not there is no way to us.
-            None => (&id == edge).then_some(id),
-        }
-    }
-}
-
-/// The edge device's id out of `ms-azure-iot-edge://{id}-{generation}`.
-fn edge_of_scope(scope: &str) -> Option<&str> {
-    let (id, generation) = scope.strip_prefix(SCOPE_SCHEME)?.rsplit_once('-')?;
-    let digits = !generation.is_empty() && generation.bytes().all(|b| b.is_ascii_digit());
-    (digits && !id.is_empty()).then_some(id)
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@
 
 mod alarm;
 mod handover;
+mod judge;
 mod seat;
 mod wire;
 
@@ -32,12 +33,13 @@ use tracing::{debug, error, info};
 
 use self::alarm::Alarm;
 use self::handover::{HandOver, Step};
+use self::judge::{in_mqtt, judge};
 use self::wire::{Wire, WireEvent};
 use super::ingest::Ingest;
 use super::refused::Refused;
 use super::roster::{Roster, Seat};
 use crate::auth::decision::{Decisions, Stage};
-use crate::auth::{self, Admission, Attempt, Authenticator};
+use crate::auth::{self, Admission, AskHub, Attempt, Authenticator};
 use crate::clock::{SharedClock, UnixMillis};
 use crate::identity::ClientName;
 use crate::iothub::topics;
@@ -87,8 +89,8 @@ pub struct Front {
     pub metrics: Arc<Metrics>,
     /// Time.
     pub clock: SharedClock,
-    /// Told of each name that the scope does not let in (yet), so that the hub can be asked about it.
-    pub on_scope_refusal: Box<dyn Fn(&ClientName) + Send + Sync>,
+    /// Asks the hub about a name that the scope does not let in (yet).
+    pub hub: Box<dyn AskHub>,
     /// Told of each decision.
     pub decisions: Arc<dyn Decisions>,
 }
@@ -345,7 +347,7 @@ where
             password: request.password.as_deref(),
             chain: &self.chain,
         };
-        let verdict = match self.front.authenticator.authenticate(attempt) {
+        let verdict = match judge(&self.front, attempt, self.peer, &self.leave).await {
             Ok(admission) => {
                 let (identity, admission) = (admission.identity.clone(), Arc::new(admission));
                 let seated = self.take_seat(Arc::clone(&admission)).await;
@@ -356,7 +358,7 @@ where
             }
             Err(refusal) => {
                 self.denied = refusal.code == auth::RefusalCode::NotAuthorized;
-                Err(self.refusal(&request.claim, refusal))
+                Err(in_mqtt(refusal))
             }
         };
         if verdict.is_ok() {
@@ -365,17 +367,6 @@ where
         }
         self.model_id = request.model_id;
         self.session.on_authenticated(verdict, self.front.clock.monotonic(), &mut self.outputs);
-    }
-
-    fn refusal(&self, claim: &ClientName, refusal: auth::Refusal) -> Refusal {
-        if refusal.is_by_scope() {
-            (self.front.on_scope_refusal)(claim);
-        }
-        let code = match refusal.code {
-            auth::RefusalCode::ServerUnavailable => ConnectReturnCode::ServerUnavailable,
-            auth::RefusalCode::NotAuthorized => ConnectReturnCode::NotAuthorized,
-        };
-        Refusal { code, label: refusal.label, detail: refusal.detail }
     }
 
     /// Takes the identity's seat; an older connection has ended (or had its time) before this returns.

@@ -109,6 +109,11 @@ impl KeySigner {
         Sha256::digest(&self.0).into()
     }
 
+    /// The key itself, for who seals it. Never for a log.
+    pub(crate) fn expose(&self) -> &[u8] {
+        &self.0
+    }
+
     /// HMAC-SHA256 of `data`.
     pub fn sign_now(&self, data: &[u8]) -> [u8; 32] {
         self.mac(data).finalize().into_bytes().into()

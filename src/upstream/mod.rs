@@ -19,6 +19,7 @@
 //! `$cbs` links; operations of several senders without an answer; one operation without an answer and then a probe without
 //! one. Each of these is an event: nothing is polled. Every delivery under way is then answered [`Outcome::Offline`].
 
+mod asks;
 pub(crate) mod backoff;
 mod cbs;
 mod connect;

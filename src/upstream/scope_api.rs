@@ -2,8 +2,10 @@
 //!
 //! Owns: the two calls of the nested scope API (`iothub-protocol.md` C2, J4; `edgehub.md` 7.4), their paging, their limits
 //! and the reading of their JSON. Invariants: time, size and number of pages are bounded; symmetric keys are in the answer
-//! and are neither kept nor logged (no body ever reaches an error text).
+//! and are not logged (no body ever reaches an error text).
 //! Must not know: who uses the entries, or where they are kept.
+
+mod answer;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,18 +15,19 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::SendRequest;
 use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
+use self::answer::Page;
+use super::Config;
 use super::backoff::Backoff;
 use super::connect::{self, ConnectError, Peer};
 use super::token::TokenSource;
-use super::{Config, names};
-use crate::auth::scope::{AuthKind, Scope, ScopeEntry, Status, SymmetricKeys};
+use crate::auth::scope::{Scope, ScopeEntry};
 use crate::clock::SharedClock;
-use crate::identity::{ClientName, DeviceId, ModuleId};
-use crate::iothub::sas::{self, KeySigner};
+use crate::identity::{ClientName, ModuleId};
+use crate::iothub::sas;
 
 /// Entries a page; the reference's 10 makes thousands of children slow (`edgehub.md` 7.1).
 const PAGE_SIZE: u32 = 100;
@@ -138,17 +141,18 @@ impl ScopeApi {
         Ok((entries, page.continuation_link.is_some_and(|link| !link.is_empty())))
     }
 
-    /// One identity (and what the hub sends along with it): empty when it is not ours.
+    /// One identity, and what the hub sends along with it: empty when it is not ours (any more).
+    ///
+    /// The chain is that of the edge device whose child it is, as the reference sends it: of a new identity no chain is known.
     pub async fn fetch_one(
         &self,
         name: &ClientName,
         scope: &Scope,
     ) -> Result<Vec<ScopeEntry>, ScopeFetchError> {
-        let chain = names::auth_chain(name, &self.config.edge, scope);
         let body = OneRequest {
             target_device_id: name.device().as_str(),
             target_module_id: name.module().map(ModuleId::as_str),
-            auth_chain: &chain,
+            auth_chain: &self.chain_above(name, scope),
         };
         let mut kept = None;
         let call = self.call("getDeviceAndModuleOnBehalfOf", &body, &mut kept);
@@ -160,8 +164,21 @@ impl ScopeApi {
             }
             // "404/400-type for one id: identity treated as gone" (`edgehub.md` 7.4).
             Err(ScopeFetchError::Refused { status: 400 | 404, .. }) => Ok(Vec::new()),
+            // It is that, too, unless it is we who are refused: then nobody may lose his access by it.
+            Err(ScopeFetchError::Refused { status: 401 | 403, .. }) => {
+                self.first_page().await.map(|_| Vec::new())
+            }
             Err(error) => Err(error),
         }
+    }
+
+    /// `edge`, or `child edge;edge` for what is known to be below a nested edge device.
+    fn chain_above(&self, name: &ClientName, scope: &Scope) -> String {
+        let edge = &self.config.edge;
+        let device = ClientName::Device(name.device().clone());
+        let known = scope.auth_chain(&device).filter(|_| name.device() != edge);
+        let above = known.and_then(|chain| Some(chain.split_once(';')?.1.to_owned()));
+        above.unwrap_or_else(|| edge.to_string())
     }
 
     async fn call<B: Serialize>(
@@ -299,216 +316,9 @@ struct OneRequest<'a> {
     auth_chain: &'a str,
 }
 
-/// One answer. No `Debug`: it holds keys.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Page {
-    #[serde(default)]
-    devices: Option<Vec<Device>>,
-    #[serde(default)]
-    modules: Option<Vec<Module>>,
-    #[serde(default)]
-    continuation_link: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Device {
-    device_id: String,
-    #[serde(default)]
-    generation_id: Option<String>,
-    #[serde(default)]
-    status: Option<String>,
-    #[serde(default)]
-    authentication: Option<Authentication>,
-    #[serde(default)]
-    capabilities: Option<Capabilities>,
-    #[serde(default)]
-    device_scope: Option<String>,
-    #[serde(default)]
-    parent_scopes: Option<Vec<String>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Module {
-    device_id: String,
-    module_id: String,
-    #[serde(default)]
-    generation_id: Option<String>,
-    #[serde(default)]
-    authentication: Option<Authentication>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Authentication {
-    #[serde(default, rename = "type")]
-    kind: Option<String>,
-    #[serde(default)]
-    symmetric_key: Option<Keys>,
-    #[serde(default)]
-    x509_thumbprint: Option<Thumbprints>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Keys {
-    #[serde(default)]
-    primary_key: Option<String>,
-    #[serde(default)]
-    secondary_key: Option<String>,
-}
-
-impl Keys {
-    /// A key that cannot be read counts as unknown.
-    fn read(&self) -> SymmetricKeys {
-        let key = |text: &Option<String>| KeySigner::from_base64(text.as_deref()?).ok();
-        SymmetricKeys { primary: key(&self.primary_key), secondary: key(&self.secondary_key) }
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Thumbprints {
-    #[serde(default)]
-    primary_thumbprint: Option<String>,
-    #[serde(default)]
-    secondary_thumbprint: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Capabilities {
-    #[serde(default)]
-    iot_edge: bool,
-}
-
-impl Page {
-    /// An entry whose id no client could ever present is passed over: it must not cost the others their access.
-    fn read_into(&self, entries: &mut Vec<ScopeEntry>) {
-        for device in self.devices.iter().flatten() {
-            match DeviceId::parse(&device.device_id) {
-                Ok(id) => entries.push(device.entry(id)),
-                Err(error) => tracing::warn!(%error, "scope entry passed over"),
-            }
-        }
-        for module in self.modules.iter().flatten() {
-            match (DeviceId::parse(&module.device_id), ModuleId::parse(&module.module_id)) {
-                (Ok(device), Ok(id)) => entries.push(module.entry(device, id)),
-                (Err(error), _) | (_, Err(error)) => {
-                    tracing::warn!(%error, "scope entry passed over");
-                }
-            }
-        }
-    }
-}
-
-impl Device {
-    fn entry(&self, id: DeviceId) -> ScopeEntry {
-        // Anything that is not "enabled" keeps the device out: an unknown status must not let one in.
-        let enabled = self.status.as_deref().is_some_and(|s| s.eq_ignore_ascii_case("enabled"));
-        ScopeEntry {
-            name: ClientName::Device(id),
-            generation: self.generation_id.clone().unwrap_or_default(),
-            status: if enabled { Status::Enabled } else { Status::Disabled },
-            auth: auth_kind(self.authentication.as_ref()),
-            scope: self.device_scope.clone().unwrap_or_default(),
-            parent_scopes: self.parent_scopes.clone().unwrap_or_default(),
-            is_edge: self.capabilities.as_ref().is_some_and(|c| c.iot_edge),
-        }
-    }
-}
-
-impl Module {
-    /// Modules carry no status of their own: enabled (`edgehub.md` 7.4).
-    fn entry(&self, device: DeviceId, id: ModuleId) -> ScopeEntry {
-        ScopeEntry {
-            name: ClientName::Module(device, id),
-            generation: self.generation_id.clone().unwrap_or_default(),
-            status: Status::Enabled,
-            auth: auth_kind(self.authentication.as_ref()),
-            scope: String::new(),
-            parent_scopes: Vec::new(),
-            is_edge: false,
-        }
-    }
-}
-
-/// An unknown kind admits nobody.
-fn auth_kind(authentication: Option<&Authentication>) -> AuthKind {
-    let kind = authentication.and_then(|a| a.kind.as_deref()).unwrap_or_default();
-    match kind {
-        "sas" => {
-            let keys = authentication.and_then(|a| a.symmetric_key.as_ref());
-            AuthKind::Sas { keys: keys.map(Keys::read).unwrap_or_default() }
-        }
-        "certificateAuthority" => AuthKind::CertificateAuthority,
-        "selfSigned" => {
-            let prints = authentication.and_then(|a| a.x509_thumbprint.as_ref());
-            let prints = prints
-                .map(|t| [&t.primary_thumbprint, &t.secondary_thumbprint])
-                .into_iter()
-                .flatten()
-                .filter_map(|print| print.clone().filter(|p| !p.is_empty()))
-                .collect();
-            AuthKind::SelfSigned { thumbprints: prints }
-        }
-        _ => AuthKind::None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_answer_of_j4_is_read_and_shows_no_key() {
-        let json = r#"{"devices":[
-          {"deviceId":"edge1","generationId":"637000000000000000","status":"enabled","authentication":{"type":"sas",
-             "symmetricKey":{"primaryKey":"c2VjcmV0","secondaryKey":"c2VjcmV0"}},"capabilities":{"iotEdge":true},
-             "deviceScope":"ms-azure-iot-edge://edge1-637000000000000000","parentScopes":[]},
-          {"deviceId":"x509dev","generationId":"1","etag":"x","status":"Disabled","authentication":{"type":"certificateAuthority",
-             "symmetricKey":{"primaryKey":null,"secondaryKey":null},"x509Thumbprint":{"primaryThumbprint":null,"secondaryThumbprint":null}},
-             "capabilities":{"iotEdge":false},"deviceScope":"s","parentScopes":["ms-azure-iot-edge://edge1-637000000000000000"]},
-          {"deviceId":"self","status":"enabled","authentication":{"type":"selfSigned","x509Thumbprint":{"primaryThumbprint":"AB","secondaryThumbprint":"CD"}}},
-          {"deviceId":"not/an id","status":"enabled"},
-          {"deviceId":"odd","authentication":{"type":"new-kind"}}],
-         "modules":[{"deviceId":"edge1","moduleId":"$edgeHub","managedBy":"iotEdge","authentication":{"type":"sas"}}],
-         "continuationLink":null}"#;
-        let page: Page = serde_json::from_str(json).unwrap();
-        let mut entries = Vec::new();
-        page.read_into(&mut entries);
-        let got: Vec<_> = entries
-            .iter()
-            .map(|e| (e.name.to_string(), e.status, e.auth.clone(), e.is_edge))
-            .collect();
-        let self_signed = AuthKind::SelfSigned { thumbprints: vec!["AB".into(), "CD".into()] };
-        let expected = vec![
-            (
-                "edge1".to_owned(),
-                Status::Enabled,
-                AuthKind::Sas {
-                    keys: SymmetricKeys {
-                        primary: KeySigner::from_base64("c2VjcmV0").ok(),
-                        secondary: KeySigner::from_base64("c2VjcmV0").ok(),
-                    },
-                },
-                true,
-            ),
-            ("x509dev".to_owned(), Status::Disabled, AuthKind::CertificateAuthority, false),
-            ("self".to_owned(), Status::Enabled, self_signed, false),
-            ("odd".to_owned(), Status::Disabled, AuthKind::None, false),
-            (
-                "edge1/$edgeHub".to_owned(),
-                Status::Enabled,
-                AuthKind::Sas { keys: SymmetricKeys::default() },
-                false,
-            ),
-        ];
-        assert_eq!(got, expected);
-        assert!(!format!("{entries:?}").contains("c2VjcmV0"));
-    }
 
     #[test]
     fn refusals_are_final_and_failures_are_not() {

@@ -7,6 +7,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 use std::sync::atomic::Ordering;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hub_double::DeviceSpec;
 use rustls::pki_types::CertificateDer;
 use sphere_gateway::certs::{Authority, Curve, Window};
 use sphere_gateway::clock::{self, UnixMillis};
@@ -255,6 +258,43 @@ async fn a_dead_socket_at_the_start_is_no_hindrance_once_a_certificate_is_kept()
     .await;
     eventually("the certificate is renewed", async || renewals(&gateway).await == 1.0).await;
     assert_ne!(shown(&world).await, certificate);
+    end(world, daemon, gateway).await;
+}
+
+/// The keys of devices: sealed by the daemon once, unsealed once a start, and waited for while it is away.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_daemon_seals_what_the_keys_are_sealed_with() {
+    let (world, mut daemon) = world(1).await;
+    let keys = async |gateway: &Gateway, reason: &str| {
+        let labels = ["event=\"scope_keys\"", &*format!("reason=\"{reason}\"")];
+        series(&metrics(gateway).await, "sphere_gateway_events_total", &labels)
+    };
+    for n in 0..20 {
+        let key = STANDARD.encode(rand::random::<[u8; 32]>());
+        world.hub.put_device(DeviceSpec::sas(format!("keyed-{n}"), key).child_of(EDGE));
+    }
+    let gateway = world.gateway().await;
+    drop(admitted(&world.device(0)).await);
+    gateway.shutdown().await;
+    assert_eq!((daemon.asked("encrypt"), daemon.asked("decrypt")), (1, 0));
+    let sealed = std::fs::read_to_string(world.storage().join("scope.key")).expect("a key");
+    assert!(sealed.contains("\"by\":\"daemon\""), "{sealed}");
+    let scope = std::fs::read_to_string(world.storage().join("scope.json")).expect("the scope");
+
+    // Neither the daemon nor the hub is there: who has a certificate is served, and nothing on disk changes.
+    daemon.kill().await;
+    world.hub.go_away().await;
+    let gateway = world.gateway().await;
+    drop(admitted(&world.device(0)).await);
+    eventually("the keys are away", async || keys(&gateway, "away").await >= 1.0).await;
+    let now = std::fs::read_to_string(world.storage().join("scope.json")).expect("the scope");
+    assert_eq!(now, scope);
+    daemon.revive();
+    daemon.mount();
+    eventually("the keys are there", async || keys(&gateway, "opened").await == 1.0).await;
+    assert_eq!(keys(&gateway, "set_aside").await + keys(&gateway, "data_key_lost").await, 0.0);
+    assert_eq!((daemon.asked("encrypt"), daemon.asked("decrypt")), (1, 1));
+    world.hub.come_back().await.expect("the ports are still ours");
     end(world, daemon, gateway).await;
 }
 

@@ -37,6 +37,7 @@ mod readme;
 mod refusals;
 mod routes;
 mod routes_check;
+mod scope;
 mod startup;
 mod support;
 mod tokens;

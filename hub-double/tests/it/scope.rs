@@ -83,7 +83,7 @@ async fn identities_have_the_real_shape() {
             ..ModuleSpec::default()
         });
         let path = format!("{BASE}/getDeviceAndModuleOnBehalfOf?{NESTED}");
-        let one = |id: &str| json!({"targetDeviceId": id, "authChain": format!("{id};{EDGE}")});
+        let one = |id: &str| json!({"targetDeviceId": id, "authChain": EDGE});
         let (status, page) = call(&hub, "POST", &path, &edge_token(), one("child1")).await;
         assert_eq!(status, 200);
         let child = &page["devices"][0];
@@ -103,15 +103,22 @@ async fn identities_have_the_real_shape() {
         let (_, page) = call(&hub, "POST", &path, &edge_token(), one("off")).await;
         assert_eq!(page["devices"][0]["status"], "disabled");
         let module = json!({"targetDeviceId": EDGE, "targetModuleId": "filter",
-            "authChain": "edge1/filter;edge1"});
+            "authChain": EDGE});
         let (_, page) = call(&hub, "POST", &path, &edge_token(), module).await;
         assert_eq!(page["modules"][0]["moduleId"], "filter");
         assert_eq!(page["modules"][0]["managedBy"], "iotEdge");
 
-        for gone in ["nobody", "orphan", "others"] {
+        for (gone, expected) in [("nobody", 404), ("orphan", 401), ("others", 401)] {
             let (status, _) = call(&hub, "POST", &path, &edge_token(), one(gone)).await;
-            assert_eq!(status, 404, "{gone}");
+            assert_eq!(status, expected, "{gone}");
         }
+        let foreign = json!({"targetDeviceId": "child1", "authChain": "edge2"});
+        let (status, _) = call(&hub, "POST", &path, &edge_token(), foreign).await;
+        assert_eq!(status, 401, "the chain does not lead to who asks");
+        assert!(hub.delete_module(EDGE, "filter") && !hub.delete_module(EDGE, "filter"));
+        let module = json!({"targetDeviceId": EDGE, "targetModuleId": "filter", "authChain": EDGE});
+        let (status, _) = call(&hub, "POST", &path, &edge_token(), module).await;
+        assert_eq!(status, 404, "the module is gone");
         let old = format!(
             "{BASE}/deviceAndModuleInDeviceScope?targetDeviceId=child1&api-version=2018-08-30-preview"
         );

@@ -300,3 +300,24 @@ fn nobody_connects_as_the_gateway_itself() {
     let label = |name| site.authenticator.entry_of(name).err().map(|refusal| refusal.label);
     assert_eq!(names.each_ref().map(label), [Some("own_identity"), None]);
 }
+
+#[test]
+fn a_trusted_ca_vouches_for_a_name_whatever_the_scope_says() {
+    let site = Site::new();
+    let anyone = Authority::root("Anyone", Curve::P256, valid()).unwrap();
+    let foreign = ders(&anyone.issue_client("d1", window(-10, 10)).unwrap().leaf_pem);
+    let (own, none) = (site.leaf("d1"), Vec::new());
+    let module = ClientName::Module(DeviceId::parse("d1").unwrap(), ModuleId::parse("m").unwrap());
+    let cases = [
+        (device("d1"), &own, true),
+        (device("D1"), &own, true),
+        (device("d2"), &own, false),
+        (device("d1"), &foreign, false),
+        (device("d1"), &none, false),
+        (module, &own, false),
+    ];
+    for (claim, chain, expected) in cases {
+        let attempt = Attempt { claim: &claim, password: None, chain };
+        assert_eq!(site.authenticator.vouches(attempt), expected, "{claim}, {}", chain.len());
+    }
+}

@@ -33,6 +33,33 @@ fn entry(name: ClientName, scope: &str, parents: &[&str], is_edge: bool) -> Scop
     }
 }
 
+fn key(text: &str) -> Option<KeySigner> {
+    KeySigner::from_base64(text).ok()
+}
+
+const PRIMARY: &str = "cHJpbWFyeSBrZXkgb2YgYSBkZXZpY2U=";
+const SECONDARY: &str = "c2Vjb25kYXJ5IGtleSBvZiBhIGRldmljZQ==";
+
+fn sas(id: &str) -> ScopeEntry {
+    let keys = SymmetricKeys { primary: key(PRIMARY), secondary: key(SECONDARY) };
+    ScopeEntry { auth: AuthKind::Sas { keys }, ..leaf(id) }
+}
+
+fn keyless(id: &str) -> ScopeEntry {
+    ScopeEntry { auth: AuthKind::Sas { keys: SymmetricKeys::default() }, ..leaf(id) }
+}
+
+fn found(scope: &Scope, id: &str) -> ScopeEntry {
+    match scope.lookup(&device(id)) {
+        Lookup::Entry(entry) => (*entry).clone(),
+        other => panic!("{id}: {other:?}"),
+    }
+}
+
+fn answer(asked: ClientName, entries: Vec<ScopeEntry>) -> Answer {
+    Answer { asked, entries }
+}
+
 fn leaf(id: &str) -> ScopeEntry {
     entry(device(id), OURS, &[OURS], false)
 }
@@ -106,7 +133,7 @@ fn files_that_are_no_snapshot_are_set_aside_and_reported() {
         (good[..good.len() / 2].to_owned(), "not a scope snapshot"),
         (String::new(), "not a scope snapshot"),
         ("\0".repeat(100), "not a scope snapshot"),
-        (good.replace("\"version\":1", "\"version\":2"), "version 2"),
+        (good.replace("\"version\":2", "\"version\":3"), "version 3"),
         (good.replace("edge1", "edge2"), "edge device \"edge2\""),
         (good.replace("\"d1\"", "\"d/1\""), "the id contains '/'"),
     ];
@@ -253,4 +280,214 @@ fn auth_chains_lead_to_our_edge_device() {
         assert_eq!(scope.auth_chain(name).as_deref(), *expected, "{name}");
     }
     assert_eq!(scope.auth_chain(&device("stale")), None);
+}
+
+#[test]
+fn keys_are_on_disk_sealed_and_come_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("scope.json");
+    let data_key = DataKey::random();
+    let (scope, _) = Scope::load(&path, edge());
+    let (opened, stored) = scope.open(data_key.clone());
+    assert!(matches!(opened, Opened::Nothing) && stored.is_ok());
+    scope.replace(vec![sas("s"), leaf("x")], NOW).stored.unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    for plain in [PRIMARY.as_bytes(), SECONDARY.as_bytes(), b"key of a device"] {
+        assert!(!bytes.windows(plain.len()).any(|w| w == plain));
+    }
+    assert!(!format!("{:?}", found(&scope, "s")).contains("cHJp"));
+
+    let (again, loaded) = Scope::load(&path, edge());
+    assert_eq!(loaded, Loaded::Snapshot { entries: 2, saved: NOW });
+    assert_eq!(found(&again, "x"), leaf("x"), "who needs no key is served at once");
+    assert_eq!(found(&again, "s"), keyless("s"));
+    let (opened, stored) = again.open(data_key);
+    assert!(matches!(opened, Opened::Keys { entries: 1 }) && stored.is_ok());
+    assert_eq!(found(&again, "s"), sas("s"));
+    assert_eq!(std::fs::read(&path).unwrap(), bytes, "what has not changed is not written");
+}
+
+#[test]
+fn while_the_seal_is_not_opened_the_hub_s_word_counts_and_the_file_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("scope.json");
+    let data_key = DataKey::random();
+    let (scope, _) = Scope::load(&path, edge());
+    let _ = scope.open(data_key.clone());
+    scope.replace(["a", "b", "c"].map(sas).into(), NOW).stored.unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+
+    // One was re-keyed meanwhile, one is gone; of the third nothing new was said.
+    let (scope, _) = Scope::load(&path, edge());
+    let rekeyed = ScopeEntry {
+        auth: AuthKind::Sas { keys: SymmetricKeys { primary: key("bmV3"), secondary: None } },
+        ..leaf("a")
+    };
+    let replaced = scope.merge_one(answer(device("a"), vec![rekeyed.clone()]), NOW);
+    assert_eq!(replaced.changed, [device("a")]);
+    replaced.stored.unwrap();
+    assert_eq!(scope.merge_one(answer(device("b"), vec![]), NOW).removed, [device("b")]);
+    assert_eq!(std::fs::read(&path).unwrap(), bytes, "nothing is overwritten with less");
+    let (opened, stored) = scope.open(data_key.clone());
+    assert!(matches!(opened, Opened::Keys { entries: 1 }) && stored.is_ok());
+    let expected = [(rekeyed, "a"), (sas("c"), "c")];
+    for (entry, id) in &expected {
+        assert_eq!(&found(&scope, id), entry);
+    }
+    assert_eq!(scope.lookup(&device("b")), Lookup::NotInScope);
+
+    let (scope, _) = Scope::load(&path, edge());
+    let _ = scope.open(data_key.clone());
+    for (entry, id) in &expected {
+        assert_eq!(&found(&scope, id), entry, "what was put off is on disk");
+    }
+
+    // A whole refresh before the seal is opened: nothing of the old keys comes back.
+    let (scope, _) = Scope::load(&path, edge());
+    scope.replace(vec![keyless("c")], NOW).stored.unwrap();
+    let (_, stored) = scope.open(data_key);
+    stored.unwrap();
+    assert_eq!(found(&scope, "c"), keyless("c"));
+}
+
+#[test]
+fn keys_that_cannot_be_opened_are_set_aside_and_the_rest_serves() {
+    let data_key = DataKey::random();
+    let damage = |text: &str| {
+        let at = text.find("\"text\":\"").unwrap() + 8;
+        format!("{}AAAA{}", &text[..at], &text[at + 4..])
+    };
+    type Harm<'a> = &'a dyn Fn(&str) -> String;
+    let cases: [(&str, Harm<'_>, DataKey); 4] = [
+        ("another key", &str::to_owned, DataKey::random()),
+        ("damaged", &damage, data_key.clone()),
+        ("of another time", &|t| t.replace(&NOW.0.to_string(), "1600000000000"), data_key.clone()),
+        ("no base64", &|t| t.replace("\"nonce\":\"", "\"nonce\":\"!"), data_key.clone()),
+    ];
+    for (what, harm, opener) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("scope.json");
+        let (scope, _) = Scope::load(&path, edge());
+        let _ = scope.open(data_key.clone());
+        scope.replace(vec![sas("s"), leaf("x")], NOW).stored.unwrap();
+        let harmed = harm(&std::fs::read_to_string(&path).unwrap());
+        std::fs::write(&path, &harmed).unwrap();
+
+        let (scope, _) = Scope::load(&path, edge());
+        let (opened, stored) = scope.open(opener);
+        stored.unwrap();
+        let Opened::SetAside { to: Some(to) } = opened else { panic!("{what}: {opened:?}") };
+        assert_eq!(std::fs::read_to_string(to).unwrap(), harmed, "{what}");
+        assert_eq!((found(&scope, "x"), found(&scope, "s")), (leaf("x"), keyless("s")), "{what}");
+        let (again, _) = Scope::load(&path, edge());
+        assert_eq!(found(&again, "x"), leaf("x"), "{what}: the rest is there again");
+    }
+}
+
+#[test]
+fn a_file_of_version_1_is_read_and_written_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("scope.json");
+    let v1 = r#"{"version":1,"edge":"edge1","saved_ms":1700000000000,"entries":[{"device":"d1","module":null,
+        "generation":"1","enabled":true,"auth":{"type":"certificate_authority"},"scope":"","parents":[],"is_edge":false},
+        {"device":"s1","module":null,"generation":"1","enabled":true,"auth":{"type":"sas"},"scope":"","parents":[],
+        "is_edge":false}]}"#;
+    std::fs::write(&path, v1).unwrap();
+    let (scope, loaded) = Scope::load(&path, edge());
+    let expected = Loaded::Snapshot { entries: 2, saved: UnixMillis(1_700_000_000_000) };
+    assert_eq!(loaded, expected);
+    let (opened, stored) = scope.open(DataKey::random());
+    assert!(matches!(opened, Opened::Nothing) && stored.is_ok());
+    assert!(std::fs::read_to_string(&path).unwrap().contains("\"version\":2"));
+    assert_eq!(Scope::load(&path, edge()).1, expected, "with its old date");
+}
+
+#[test]
+fn without_a_data_key_all_but_the_keys_is_kept_and_they_follow() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("scope.json");
+    let (scope, _) = Scope::load(&path, edge());
+    scope.replace(vec![sas("s"), leaf("x")], NOW).stored.unwrap();
+    assert_eq!(found(&Scope::load(&path, edge()).0, "s"), keyless("s"));
+    let data_key = DataKey::random();
+    scope.open(data_key.clone()).1.unwrap();
+    let (again, _) = Scope::load(&path, edge());
+    let _ = again.open(data_key);
+    assert_eq!(found(&again, "s"), sas("s"));
+}
+
+#[test]
+fn an_answer_about_one_counts_for_it_and_what_came_along() {
+    let other_life = |id: &str| ScopeEntry { generation: "2".into(), ..leaf(id) };
+    let with_module =
+        |id: &str| vec![leaf(id), entry(module(id, "m"), "", &[], false), leaf("other")];
+    let sphere = "0123456789abcdef".repeat(8);
+    let upper = sphere.to_ascii_uppercase();
+    let d = || device("d");
+    // Before, asked, answered: added, removed, changed.
+    type Names = Vec<ClientName>;
+    let cases: Vec<(&str, Vec<ScopeEntry>, Answer, [Names; 3])> = vec![
+        ("new", vec![leaf("other")], answer(d(), vec![leaf("d")]), [vec![d()], vec![], vec![]]),
+        ("same", with_module("d"), answer(d(), vec![leaf("d")]), [vec![], vec![], vec![]]),
+        (
+            "gone with its modules",
+            with_module("d"),
+            answer(d(), vec![]),
+            [vec![], vec![d(), module("d", "m")], vec![]],
+        ),
+        (
+            "a module alone is gone",
+            with_module("d"),
+            answer(module("d", "m"), vec![leaf("d")]),
+            [vec![], vec![module("d", "m")], vec![]],
+        ),
+        (
+            "made anew: the modules of its former life are gone",
+            with_module("d"),
+            answer(d(), vec![other_life("d")]),
+            [vec![], vec![module("d", "m")], vec![d()]],
+        ),
+        (
+            "a device and its new module",
+            vec![leaf("d")],
+            answer(module("d", "m"), with_module("d")[..2].to_vec()),
+            [vec![module("d", "m")], vec![], vec![]],
+        ),
+        ("nobody", vec![leaf("other")], answer(d(), vec![]), [vec![], vec![], vec![]]),
+        (
+            "a Sphere id in the other case",
+            vec![leaf(&sphere)],
+            answer(device(&upper), vec![leaf(&sphere)]),
+            [vec![], vec![], vec![]],
+        ),
+        (
+            "a Sphere id in the other case, gone",
+            vec![leaf(&sphere)],
+            answer(device(&upper), vec![]),
+            [vec![], vec![device(&sphere)], vec![]],
+        ),
+    ];
+    for (what, before, answer, [added, removed, changed]) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        let (scope, _) = Scope::load(folder.path().join("scope.json"), edge());
+        scope.replace(before, NOW).stored.unwrap();
+        let replaced = scope.merge_one(answer, NOW);
+        let got = (replaced.added, replaced.removed, replaced.changed);
+        assert_eq!(got, (added, removed, changed), "{what}");
+    }
+    // One entry is no scope: the others are not refused because of it.
+    let (scope, _) = Scope::load(tempfile::tempdir().unwrap().path().join("s"), edge());
+    assert!(scope.merge_one(answer(d(), vec![leaf("d")]), NOW).is_nothing());
+    assert_eq!(scope.lookup(&d()), Lookup::Unknown);
+}
+
+#[test]
+fn a_refresh_that_began_before_an_answer_does_not_undo_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (scope, _) = Scope::load(folder.path().join("scope.json"), edge());
+    scope.replace(vec![leaf("gone")], NOW);
+    let answers = vec![answer(device("new"), vec![leaf("new")]), answer(device("gone"), vec![])];
+    let replaced = scope.replace_with(vec![leaf("gone"), leaf("old")], answers, NOW);
+    assert_eq!(replaced.added, [device("new"), device("old")]);
+    assert_eq!(replaced.removed, [device("gone")]);
 }

@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use crate::identity::{DeviceId, ModuleId};
+use crate::identity::{ClientName, DeviceId, ModuleId};
 use crate::upstream::refresh::ScopeRefresher;
+use crate::upstream::scope_api::ScopeFetchError;
 use crate::upstream::twin::Methods;
 
 /// The one method that there is. Names are compared as the reference does: without regard to case.
@@ -20,6 +21,9 @@ const REFRESH: &str = "RefreshDeviceScopeIdentityCache";
 
 /// A caller waits 30 s if he says nothing else (A8): he is to hear why there is no scope.
 const REFRESH_TIMEOUT: Duration = Duration::from_secs(25);
+
+/// More names than this take more requests than the pages of the whole scope, and more time than the caller has.
+const NAMES_MAX: usize = 100;
 
 /// Answers them.
 pub(super) struct EdgeHubMethods {
@@ -44,8 +48,7 @@ impl Methods for EdgeHubMethods {
                 Ok(ids) => ids,
                 Err(why) => return answer(400, &why),
             };
-            // The whole scope: one request or a few, whoever is named, and the named ones with it.
-            match timeout(REFRESH_TIMEOUT, refresher.refresh_now()).await {
+            match timeout(REFRESH_TIMEOUT, refresh(&refresher, &ids)).await {
                 Err(_) => answer(
                     500,
                     &format!(
@@ -55,7 +58,7 @@ impl Methods for EdgeHubMethods {
                 Ok(Ok(count)) => {
                     info!(
                         count,
-                        named = ids,
+                        named = ids.len(),
                         "the scope was refreshed because a direct method asked"
                     );
                     (200, Value::Null)
@@ -69,12 +72,23 @@ impl Methods for EdgeHubMethods {
     }
 }
 
+/// Those that are named; the whole scope if that is nobody in particular, or too many.
+async fn refresh(
+    refresher: &ScopeRefresher,
+    names: &[ClientName],
+) -> Result<usize, ScopeFetchError> {
+    match names.len() {
+        1..=NAMES_MAX => refresher.refresh_these(names).await,
+        _ => refresher.refresh_now().await,
+    }
+}
+
 fn answer(status: i32, words: &str) -> (i32, Value) {
     (status, json!({"message": words}))
 }
 
-/// How many identities `{"deviceIds":["d1","d2/m"]}` names.
-fn ids(payload: &[u8]) -> Result<usize, String> {
+/// The identities that `{"deviceIds":["d1","d2/m"]}` names.
+fn ids(payload: &[u8]) -> Result<Vec<ClientName>, String> {
     #[derive(Deserialize)]
     struct Request {
         #[serde(rename = "deviceIds")]
@@ -83,19 +97,22 @@ fn ids(payload: &[u8]) -> Result<usize, String> {
     let form = r#"write {"deviceIds": ["device", "device/module"]}"#;
     let request: Request = serde_json::from_slice(payload)
         .map_err(|e| format!("the payload is wrong ({e}): {form}"))?;
+    let name = |id: &str| {
+        let (device, module) = id.split_once('/').map_or((id, None), |(d, m)| (d, Some(m)));
+        let device = DeviceId::parse(device).ok()?;
+        Some(match module {
+            None => ClientName::Device(device),
+            Some(module) => ClientName::Module(device, ModuleId::parse(module).ok()?),
+        })
+    };
+    let mut names = Vec::with_capacity(request.ids.len());
     for id in &request.ids {
-        let good = match id.split_once('/') {
-            None => DeviceId::parse(id).is_ok(),
-            Some((device, module)) => {
-                DeviceId::parse(device).is_ok() && ModuleId::parse(module).is_ok()
-            }
-        };
-        if !good {
+        names.push(name(id).ok_or_else(|| {
             let id: String = id.chars().take(100).collect();
-            return Err(format!("{id:?} is no id: {form}"));
-        }
+            format!("{id:?} is no id: {form}")
+        })?);
     }
-    Ok(request.ids.len())
+    Ok(names)
 }
 
 #[cfg(test)]
@@ -114,7 +131,7 @@ mod tests {
             ("", Err("payload is wrong")),
         ] {
             match (ids(payload.as_bytes()), expected) {
-                (Ok(got), Ok(wanted)) => assert_eq!(got, wanted, "{payload}"),
+                (Ok(got), Ok(wanted)) => assert_eq!(got.len(), wanted, "{payload}"),
                 (Err(got), Err(words)) => {
                     assert!(got.contains(words) && got.contains("write"), "{got}");
                 }

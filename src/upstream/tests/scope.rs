@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use hub_double::{DeviceSpec, Fault, FaultKind};
+use hub_double::{AuthType, DeviceSpec, Fault, FaultKind, ModuleSpec};
 
 use super::*;
+use crate::auth::question::{AskHub as _, Question};
 use crate::auth::scope::{AuthKind, Lookup, Status, SymmetricKeys};
 use crate::upstream::refresh::ScopeRefresher;
 use crate::upstream::scope_api::{ScopeApi, ScopeFetchError};
@@ -40,12 +41,160 @@ async fn all_pages_are_read() {
 #[tokio::test]
 async fn one_identity_can_be_asked_for() {
     let lab = Lab::start().await;
+    let module = |device: &str| ModuleSpec {
+        device_id: device.into(),
+        module_id: "m".into(),
+        ..ModuleSpec::default()
+    };
     lab.hub.put_device(DeviceSpec::certificate("not-ours"));
+    lab.hub.put_device(DeviceSpec::certificate("off").child_of("edge1").disabled());
+    for device in ["edge1", "d1"] {
+        lab.hub.put_module(module(device)).unwrap();
+    }
     let api = lab.api();
-    let found = api.fetch_one(device("d1").name(), &lab.scope).await.unwrap();
-    assert!(found.iter().any(|e| e.name.to_string() == "d1"), "{found:?}");
-    let found = api.fetch_one(device("nobody").name(), &lab.scope).await;
-    assert!(matches!(&found, Ok(none) if none.is_empty()), "{found:?}");
+    let cases = [
+        (device("d1"), vec!["d1"]),
+        (device("off"), vec!["off"]),
+        (device("edge1"), vec!["edge1"]),
+        (super::module("edge1", "m"), vec!["edge1", "edge1/m"]),
+        (super::module("d1", "m"), vec!["d1", "d1/m"]),
+        // 404, and 401: it is not we who are refused.
+        (device("nobody"), vec![]),
+        (super::module("d1", "nothing"), vec![]),
+        (device("not-ours"), vec![]),
+    ];
+    for (who, expected) in cases {
+        let found = api.fetch_one(who.name(), &lab.scope).await.unwrap();
+        let names: Vec<String> = found.iter().map(|e| e.name.to_string()).collect();
+        assert_eq!(names, expected, "{who}");
+    }
+    // Where it is we, nobody is taken for gone.
+    lab.hub.fault(FaultKind::RefuseScope { status: 401 });
+    let refused = api.fetch_one(device("d1").name(), &lab.scope).await;
+    assert!(matches!(refused, Err(ScopeFetchError::Refused { status: 401, .. })), "{refused:?}");
+    lab.end().await;
+}
+
+/// A refresher that runs and has refreshed once.
+async fn refreshed(lab: &Lab) -> Arc<ScopeRefresher> {
+    let refresher = ScopeRefresher::new(lab.api(), lab.scope.clone(), Metrics::new(HUB, "edge1"));
+    let (running, stop) = (refresher.clone(), lab.stop.clone());
+    let connected = tokio::sync::watch::channel(true).1;
+    lab.tracker.spawn(async move { running.run(connected, stop).await });
+    let mut first = refresher.refreshed();
+    timeout(LONG, first.wait_for(Option::is_some)).await.unwrap().unwrap();
+    refresher
+}
+
+fn question(id: &str, source: &str, is_vouched: bool) -> Question {
+    Question { name: device(id).name().clone(), source: source.parse().unwrap(), is_vouched }
+}
+
+#[tokio::test]
+async fn a_new_device_is_known_by_one_question_with_its_keys() {
+    let lab = Lab::start().await;
+    let refresher = refreshed(&lab).await;
+    let judged = refresher.refreshed();
+    let before = lab.hub.counts();
+    lab.hub.put_device(DeviceSpec::sas("late", "bmV3IGtleQ==").child_of("edge1"));
+    assert!(refresher.ask(question("late", "10.0.0.1", false)).await);
+    let sas = |key: &str| AuthKind::Sas {
+        keys: SymmetricKeys { primary: KeySigner::from_base64(key).ok(), secondary: None },
+    };
+    let entry = |id: &str| match lab.scope.lookup(device(id).name()) {
+        Lookup::Entry(entry) => Some(entry),
+        _ => None,
+    };
+    assert_eq!(entry("late").unwrap().auth, sas("bmV3IGtleQ=="));
+    let now = lab.hub.counts();
+    assert_eq!(now.scope_singles, before.scope_singles + 1);
+    assert_eq!(now.scope_pages, before.scope_pages, "the whole is not asked for");
+    assert!(judged.has_changed().unwrap(), "who is connected is judged again");
+
+    // Re-keyed: within the gap nobody asks, whoever says that he is that device.
+    lab.hub.put_device(DeviceSpec::sas("late", "YW5vdGhlciBrZXk=").child_of("edge1"));
+    assert!(!refresher.ask(question("late", "10.0.0.1", false)).await);
+    assert_eq!(lab.hub.counts().scope_singles, now.scope_singles);
+    assert_eq!(refresher.refresh_these(&[device("late").name().clone()]).await.unwrap(), 1);
+    assert_eq!(entry("late").unwrap().auth, sas("YW5vdGhlciBrZXk="));
+
+    // Moved away: gone, for the answer's sake alone.
+    lab.hub.put_device(DeviceSpec::certificate("d1"));
+    assert!(refresher.ask(question("d1", "10.0.0.1", false)).await);
+    assert_eq!(entry("d1"), None);
+    lab.end().await;
+}
+
+#[tokio::test]
+async fn a_question_without_an_answer_is_asked_again() {
+    let lab = Lab::start().await;
+    let refresher = refreshed(&lab).await;
+    let fault = lab.hub.fault(FaultKind::RefuseScope { status: 403 });
+    assert!(!refresher.ask(question("d1", "10.0.0.1", false)).await);
+    assert!(matches!(lab.scope.lookup(device("d1").name()), Lookup::Entry(_)), "not gone");
+    lab.hub.clear_fault(fault);
+    assert!(refresher.ask(question("d1", "10.0.0.1", false)).await);
+    lab.end().await;
+}
+
+/// Who is not registered for anything is asked for each time: somebody may be about to finish it.
+#[tokio::test]
+async fn an_unfinished_registration_is_asked_for_again_within_the_gap() {
+    let lab = Lab::start().await;
+    let refresher = refreshed(&lab).await;
+    let spec =
+        |auth_type| DeviceSpec { auth_type, ..DeviceSpec::certificate("half").child_of("edge1") };
+    lab.hub.put_device(spec(AuthType::None));
+    assert!(refresher.ask(question("half", "10.0.0.1", false)).await);
+    lab.hub.put_device(spec(AuthType::CertificateAuthority));
+    assert!(refresher.ask(question("half", "10.0.0.1", false)).await);
+    assert!(!refresher.ask(question("half", "10.0.0.1", false)).await, "finished");
+    lab.end().await;
+}
+
+#[tokio::test]
+async fn demands_do_not_undo_the_backing_off_from_a_hub_that_refuses() {
+    let lab = Lab::with(|_| {}, |c| c.scope_refresh_gap_min = Duration::ZERO).await;
+    let refresher = refreshed(&lab).await;
+    lab.hub.fault(FaultKind::RefuseScope { status: 403 });
+    for _ in 0..100 {
+        refresher.request_refresh();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // Waits of 0.1 s at least, that double.
+    let refused = lab.hub.counts().scope_refused;
+    assert!((1..30).contains(&refused), "{refused} tries for 100 demands");
+    lab.end().await;
+}
+
+/// Promise: invented names neither spend the hub's quota nor keep a new device out.
+#[tokio::test]
+async fn ten_thousand_invented_names_are_a_few_questions_and_keep_nobody_out() {
+    let lab = Lab::start().await;
+    let refresher = refreshed(&lab).await;
+    let before = lab.hub.counts();
+    for n in 0..10_000 {
+        refresher.ask(question(&format!("invented-{n}"), "10.0.0.66", false)).await;
+    }
+    let calls = || {
+        let now = lab.hub.counts();
+        let singles = now.scope_singles - before.scope_singles;
+        (singles, now.scope_requests + now.scope_refused - before.scope_requests)
+    };
+    let (singles, all) = calls();
+    assert!(singles <= 6 && all <= 10, "one address has a share of 5: {singles}, {all} in all");
+
+    // From 256 addresses: more, and not more than all names without a proof have together.
+    for n in 0..10_000 {
+        let source = format!("10.0.1.{}", n % 256);
+        refresher.ask(question(&format!("invented-too-{n}"), &source, false)).await;
+    }
+    let (singles, all) = calls();
+    assert!(singles <= 25 && all <= 30, "{singles}, {all} in all");
+
+    lab.hub.put_device(DeviceSpec::certificate("new").child_of("edge1"));
+    assert!(refresher.ask(question("new", "10.0.0.7", true)).await);
+    assert!(matches!(lab.scope.lookup(device("new").name()), Lookup::Entry(_)));
     lab.end().await;
 }
 
