@@ -7,6 +7,7 @@
 //! Must not know: packets, records, frames.
 
 mod audit;
+mod bundle_watch;
 mod configuration;
 mod daemon;
 mod descriptors;
@@ -57,6 +58,8 @@ use crate::store::disk::RealDisk;
 use crate::store::{self, Health, Store};
 use crate::upstream::Upstream;
 
+use self::bundle_watch::Asked;
+pub use self::bundle_watch::{Applied, BundleReload, Closing};
 use self::configuration::{Configuration, First};
 use self::daemon::FromDaemon;
 pub use self::examine::examine;
@@ -124,6 +127,8 @@ pub struct Gateway {
     waiting: watch::Sender<Vec<String>>,
     /// Asks for the configured document to be read again.
     reload: mpsc::Sender<()>,
+    /// Asks for the trust bundle to be read again.
+    reload_bundle: mpsc::Sender<Asked>,
     stops: Stops,
     tasks: Tasks,
 }
@@ -179,6 +184,7 @@ impl Gateway {
         let metrics_addr = admin.as_ref().and_then(|l| l.local_addr().ok());
 
         let (reload, asked) = mpsc::channel(1);
+        let (reload_bundle, asked_bundle) = mpsc::channel(1);
         let gateway = Self {
             mqtt,
             metrics_addr,
@@ -190,6 +196,7 @@ impl Gateway {
             store: Arc::new(store),
             open: Arc::default(),
             reload,
+            reload_bundle,
             stops,
             tasks,
         };
@@ -217,8 +224,10 @@ impl Gateway {
             let shown = Shown { sample, scope: &scope, end: &end, refusals: &refusals };
             gateway.run_admin(listener, &config, &configuration, shown, identities);
         }
+        let given = daemon.as_ref().map(FromDaemon::trust_bundle_changes);
         let tls = gateway.run_certificate(daemon, &server, settings::asks(&config), end);
         gateway.run_standing(standing, refresher.refreshed(), upstream_connected);
+        gateway.run_bundle_watch(asked_bundle, &config, &authenticator, &roster, &clock, given);
         gateway.run_source(asked, &config, &clock, &hub, &configuration, &roster);
         let front = Front {
             config: settings::of_connections(&config),
@@ -259,10 +268,11 @@ impl Gateway {
         }
     }
 
-    /// Has the configured document read again, at once; the log tells what comes of it.
+    /// Has the configured document and the trust bundle read again, at once; the log tells what comes of it.
     pub fn reload(&self) {
         // One question that waits is enough: its answer is still to come.
         let _ = self.reload.try_send(());
+        let _ = self.reload_bundle.try_send(Asked::default());
     }
 
     /// Ends in order: no new devices and sessions' receipts, pumps, upstream, store, admin. Takes less than 10 s.

@@ -36,4 +36,6 @@ pub use refusal::{Refusal, RefusalCode};
 pub use scope::{AuthKind, Lookup, Scope, ScopeEntry, Status, SymmetricKeys};
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 pub(crate) mod testing;

@@ -1,17 +1,21 @@
 //! What we read out of one X.509 certificate, and how it is written down for people.
 //!
-//! Owns: [`CertificateInfo`] and the splitting of PEM and DER files into certificates.
+//! Owns: [`CertificateInfo`]; [`pieces`] splits files into certificates and what lies among them.
 //! Invariants: text out of a certificate is foreign: it is escaped and cut before it reaches a log line.
 //! Must not know: which certificates are trusted.
+
+mod pieces;
 
 use std::fmt::Write as _;
 
 use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
 
+#[cfg(test)]
+pub(crate) use self::pieces::testing;
+pub use self::pieces::{Piece, split};
 use crate::clock::UnixMillis;
 
 /// Longest name that we print, in characters: a Sphere subject has 131 (`CN=` and 128 hex digits).
@@ -118,7 +122,7 @@ pub(super) fn first_common_name(name: &X509Name<'_>) -> Option<String> {
 }
 
 /// A name for people. Foreign text: control characters are escaped, length is bounded.
-fn printable(name: &X509Name<'_>) -> String {
+pub(super) fn printable(name: &X509Name<'_>) -> String {
     let mut text: String = name.to_string().escape_debug().take(NAME_CHARS_MAX).collect();
     if text.chars().count() == NAME_CHARS_MAX {
         text.push_str("...");
@@ -148,96 +152,9 @@ pub fn utc(time: UnixMillis) -> String {
     }
 }
 
-/// One piece of a certificate file.
-#[derive(Debug)]
-pub enum Piece {
-    /// A certificate's DER, not parsed yet.
-    Certificate(CertificateDer<'static>),
-    /// A private key: it stays unread.
-    PrivateKey,
-    /// Something that is no certificate, with words for the operator.
-    Unusable(String),
-}
-
-/// Splits a file into its certificates: PEM with any number of blocks and text around them, or one DER certificate.
-///
-/// A broken block does not take its neighbours along.
-pub fn split(file: &[u8]) -> Vec<Piece> {
-    let text = String::from_utf8_lossy(file);
-    if !text.contains("-----BEGIN ") {
-        return vec![der_piece(file)];
-    }
-    // Each part starts behind a BEGIN; what precedes the first one is explanatory text (RFC 7468 section 2).
-    text.split("-----BEGIN ").skip(1).map(pem_piece).collect()
-}
-
-fn pem_piece(part: &str) -> Piece {
-    let label = part.split("-----").next().unwrap_or_default();
-    match label {
-        "CERTIFICATE" | "X509 CERTIFICATE" => {}
-        "PKCS7" | "CMS" => return Piece::Unusable(NO_PKCS7.to_owned()),
-        _ if label.ends_with("PRIVATE KEY") => return Piece::PrivateKey,
-        // What `openssl ecparam -genkey` writes in front of a key.
-        "EC PARAMETERS" => return Piece::PrivateKey,
-        _ => {
-            let label: String = label.escape_debug().take(40).collect();
-            return Piece::Unusable(format!("a PEM block `{label}` is not a certificate"));
-        }
-    }
-    let block = format!("-----BEGIN {part}").replacen("X509 CERTIFICATE", "CERTIFICATE", 2);
-    match CertificateDer::from_pem_slice(block.as_bytes()) {
-        Ok(der) => Piece::Certificate(der),
-        Err(e) => Piece::Unusable(format!("its PEM block is damaged ({e:?}): export it again")),
-    }
-}
-
-const NO_PKCS7: &str = "PKCS#7 (.p7b) is not read yet: convert it with `openssl pkcs7 -print_certs -in FILE` (with \
-                        `-inform DER` if it is binary)";
-/// DER of the object identifier pkcs7-signedData, with which every .p7b starts (RFC 5652 section 5.1).
-const SIGNED_DATA: &[u8] = b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x07\x02";
-
-fn der_piece(file: &[u8]) -> Piece {
-    // Every DER certificate is a SEQUENCE (0x30), and so is a .p7b, whose identifier follows after 2 to 6 bytes.
-    if file.first() != Some(&0x30) {
-        return Piece::Unusable(
-            "neither PEM nor DER: export the certificate as .pem, .crt or .cer".to_owned(),
-        );
-    }
-    if (2..=6).any(|at| file.get(at..).is_some_and(|rest| rest.starts_with(SIGNED_DATA))) {
-        return Piece::Unusable(NO_PKCS7.to_owned());
-    }
-    Piece::Certificate(CertificateDer::from(file.to_vec()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn files_fall_into_pieces_and_a_broken_one_stays_alone() {
-        let certificate = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
-        let file = format!(
-            "subject=/CN=some words\n{certificate}-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n\
-             -----BEGIN EC PRIVATE KEY-----\nMAA=\n-----END EC PRIVATE KEY-----\r\n{certificate}\
-             -----BEGIN PKCS7-----\nMAA=\n-----END PKCS7-----\n\
-             -----BEGIN CERTIFICATE-----\nMAA=\n"
-        );
-        let pieces: Vec<_> = split(file.as_bytes())
-            .into_iter()
-            .map(|piece| match piece {
-                Piece::Certificate(der) => format!("{:?}", der.as_ref()),
-                Piece::PrivateKey => "key".to_owned(),
-                Piece::Unusable(why) => why.split(' ').take(3).collect::<Vec<_>>().join(" "),
-            })
-            .collect();
-        assert_eq!(
-            pieces,
-            ["[48, 0]", "its PEM block", "key", "[48, 0]", "PKCS#7 (.p7b) is", "its PEM block"]
-        );
-        assert!(matches!(&split(b"\x30\x00")[..], [Piece::Certificate(_)]));
-        assert!(matches!(&split(b"hello")[..], [Piece::Unusable(_)]));
-        assert!(matches!(&split(b"")[..], [Piece::Unusable(_)]));
-    }
 
     #[test]
     fn validity_includes_both_ends_to_the_second() {

@@ -79,9 +79,9 @@ pub struct Config {
     pub gateway_host_name: String,
     /// Where the server's certificate and key come from.
     pub server: ServerSource,
-    /// The CAs that devices' certificates are checked against (`EdgeHubDevTrustBundleFile`); `None` = those of the IoT
-    /// Edge daemon.
-    pub trust_bundle: Option<PathBuf>,
+    /// The CAs that devices' certificates are checked against (`EdgeHubDevTrustBundleFile`): files and folders. None of
+    /// them = those of the IoT Edge daemon.
+    pub trust_bundle: Vec<PathBuf>,
     /// The gateway's own folder: `StorageFolder` with `edgeHub` appended. Its parent exists and is writable.
     pub storage: PathBuf,
     /// The `$edgeHub` desired document (`edgeHubTwinFile`): a file, or a folder of a base and layers over it.
@@ -258,8 +258,8 @@ pub struct Upstream {
     pub amqp_port: u16,
     /// The scope API.
     pub https_port: u16,
-    /// Roots for the hub's certificate besides the public ones: `upstreamSettings__trustBundleFile`, else the file of
-    /// `EdgeHubDevTrustBundleFile`; `None` = those of the IoT Edge daemon.
+    /// Roots for the hub's certificate besides the public ones: `upstreamSettings__trustBundleFile`, else without a daemon
+    /// the file of `EdgeHubDevTrustBundleFile`, if it is one; `None` = those of the IoT Edge daemon, if there is one.
     pub extra_roots: Option<PathBuf>,
     /// `CloudOperationTimeoutSecs`.
     pub operation_timeout: Duration,

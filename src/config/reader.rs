@@ -5,13 +5,16 @@
 
 use std::fmt::Display;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use super::known::{IGNORED, PREFIXES};
 use super::table::{Row, Standing, masked};
 use super::{Env, Problem};
+
+/// Most files and folders of one setting.
+const PATHS_MAX: usize = 16;
 
 /// A variable that is set.
 struct Var {
@@ -230,6 +233,37 @@ impl Reader {
     pub(super) fn optional_file(&mut self, name: &'static str) -> Option<PathBuf> {
         let text = self.take(name, "")?;
         self.readable(name, &text)
+    }
+
+    /// Files and folders that must be there, `;` between them.
+    pub(super) fn files_or_folders(
+        &mut self,
+        name: &'static str,
+        holds: &str,
+    ) -> Option<Vec<PathBuf>> {
+        let Some(text) = self.take(name, "") else {
+            let todo = format!("Give the path of {holds}");
+            self.problem(name, "it is not set", todo);
+            return None;
+        };
+        let parts: Vec<&str> =
+            text.split(';').map(str::trim).filter(|part| !part.is_empty()).collect();
+        if parts.is_empty() || parts.len() > PATHS_MAX {
+            let todo = format!("Write 1 to {PATHS_MAX} paths with ; between them");
+            self.problem(name, format!("it has {} paths", parts.len()), todo);
+            return None;
+        }
+        for part in &parts {
+            if Path::new(part).is_dir() {
+                if let Err(e) = std::fs::read_dir(part) {
+                    let what = format!("{part} cannot be read ({e})");
+                    self.problem(name, what, "Correct the path or the folder's permissions");
+                }
+            } else {
+                self.readable(name, part);
+            }
+        }
+        Some(parts.into_iter().map(PathBuf::from).collect())
     }
 
     pub(super) fn readable(&mut self, name: &str, text: &str) -> Option<PathBuf> {

@@ -77,7 +77,7 @@ impl Reader {
         let metrics = self.metrics();
         let log = self.log_level();
         let log_format = self.log_format();
-        let upstream = self.upstream(trust_bundle.as_ref());
+        let upstream = self.upstream(trust_bundle.as_deref());
         let scope = ScopeRefresh {
             every: self.seconds("DeviceScopeCacheRefreshRateSecs", 3600, 1, 7 * 86_400),
             on_demand_every: self.seconds("DeviceScopeCacheRefreshDelaySecs", 120, 0, 86_400),
@@ -147,13 +147,16 @@ impl Reader {
         }
     }
 
-    /// `None` inside: the daemon's.
-    fn trust_bundle(&mut self) -> Option<Option<PathBuf>> {
+    /// Nothing inside: the daemon's.
+    fn trust_bundle(&mut self) -> Option<Vec<PathBuf>> {
         if self.is_by_daemon() && !self.is_set(BUNDLE) {
             self.take(BUNDLE, "by the IoT Edge daemon");
-            return Some(None);
+            return Some(Vec::new());
         }
-        self.file(BUNDLE, "the PEM certificates of the CAs that devices come from").map(Some)
+        self.files_or_folders(
+            BUNDLE,
+            "a file or folder with the certificates of the CAs that devices come from",
+        )
     }
 
     fn gateway_host_name(&mut self) -> Option<String> {
@@ -297,7 +300,7 @@ impl Reader {
         }
     }
 
-    fn upstream(&mut self, trust_bundle: Option<&Option<PathBuf>>) -> Option<Upstream> {
+    fn upstream(&mut self, trust_bundle: Option<&[PathBuf]>) -> Option<Upstream> {
         const ROOTS: &str = "upstreamSettings__trustBundleFile";
         let amqp_port = self.number("upstreamSettings__amqpPort", 5671, 1, u16::MAX);
         let https_port = self.number("upstreamSettings__httpsPort", 443, 1, u16::MAX);
@@ -308,22 +311,8 @@ impl Reader {
         let idle = self.seconds("CloudConnectionIdleTimeoutSecs", 3600, 1, 7 * 86_400);
         let extra_roots = if self.is_set(ROOTS) {
             Some(self.optional_file(ROOTS)?)
-        } else if self.is_by_daemon() {
-            self.take(ROOTS, "by the IoT Edge daemon");
-            if let Some(None) = trust_bundle {
-                self.warnings.push(format!(
-                    "the IoT Edge daemon's trust bundle both admits devices and serves to check the hub's certificate; set \
-                     {BUNDLE} (devices' CAs) or {ROOTS} (the hub's) to keep them apart"
-                ));
-            }
-            None
         } else {
-            self.take(ROOTS, BUNDLE);
-            let path = trust_bundle?.as_ref()?;
-            self.warnings.push(format!(
-                "{BUNDLE} also serves to check the hub's certificate; set {ROOTS} to keep devices' CAs apart from the hub's"
-            ));
-            Some(path.clone())
+            self.default_roots(ROOTS, trust_bundle?)
         };
         let idle_link_close = close_idle.then_some(idle);
         Some(Upstream {
@@ -335,6 +324,34 @@ impl Reader {
             token_ttl,
             window_messages,
         })
+    }
+
+    /// What serves for the hub's certificate if nothing is said: two sets, but where the reference has one.
+    fn default_roots(&mut self, roots: &'static str, trust_bundle: &[PathBuf]) -> Option<PathBuf> {
+        if self.is_by_daemon() {
+            self.take(roots, "by the IoT Edge daemon");
+            if trust_bundle.is_empty() {
+                self.warnings.push(format!(
+                    "the IoT Edge daemon's trust bundle both admits devices and serves to check the hub's certificate; set \
+                     {BUNDLE} (devices' CAs) or {roots} (the hub's) to keep them apart"
+                ));
+            }
+            return None;
+        }
+        match trust_bundle {
+            [path] if !path.is_dir() => {
+                self.take(roots, BUNDLE);
+                self.warnings.push(format!(
+                    "{BUNDLE} also serves to check the hub's certificate; set {roots} to keep devices' CAs apart from the hub's"
+                ));
+                Some(path.clone())
+            }
+            // The reference knows no folders: nobody relies on that.
+            _ => {
+                self.take(roots, "the public ones alone");
+                None
+            }
+        }
     }
 
     fn upstream_protocol(&mut self) {

@@ -52,7 +52,7 @@ fn what_is_wrong_keeps_an_examination_from_nothing_else() {
     let (config, problems) = Config::read_loosely(&wrong);
     let config = config.expect("everything is named");
     assert_eq!(config.storage, Path::new("/gone/edgeHub"));
-    assert_eq!(config.trust_bundle.as_deref(), Some(Path::new("/gone/cas.pem")));
+    assert_eq!(config.trust_bundle, [Path::new("/gone/cas.pem")]);
     assert_eq!(config.mqtt.bind.port, 8883);
     assert_eq!(config.honoured(), 7);
     let without: Vec<_> = config.without_effect().iter().map(|(name, _)| *name).collect();
@@ -115,8 +115,8 @@ fn the_least_configuration_gets_the_references_defaults() {
     );
     assert_eq!(c.audit, None);
     // One warning: the devices' bundle also serves the hub connection.
-    assert_eq!(c.trust_bundle, Some(dir.path().join("cas.pem")));
-    assert_eq!(c.upstream.extra_roots, c.trust_bundle);
+    assert_eq!(c.trust_bundle, [dir.path().join("cas.pem")]);
+    assert_eq!(c.upstream.extra_roots, Some(dir.path().join("cas.pem")));
     assert_eq!(c.warnings.len(), 1, "{:?}", c.warnings);
 }
 
@@ -279,7 +279,7 @@ fn bad_values() {
         ("storeSettings__segmentBytes", "1", "storeSettings__segmentBytes: \"1\" is out of range or no whole number"),
         // Judged at the start, where the last good document may serve in its place.
         ("edgeHubTwinFile", "/nowhere", ""),
-        ("EdgeHubDevTrustBundleFile", "/", "EdgeHubDevTrustBundleFile: / cannot be read (it is not a file)"),
+        ("EdgeHubDevTrustBundleFile", "/nowhere", "EdgeHubDevTrustBundleFile: /nowhere cannot be read (No such file or directory (os error 2))"),
         ("EdgeDeviceHostName", "https://gw:8883", "EdgeDeviceHostName: \"https://gw:8883\" is no host name"),
         ("metrics__listener__suffix", "healthz", "metrics__listener__suffix: \"healthz\" is no path"),
         ("metrics__listener__suffix", "readyz", "metrics__listener__suffix: \"readyz\" is no path"),
@@ -444,4 +444,34 @@ fn the_storage_folder_is_left_as_it_was() {
     let before = std::fs::read_dir(dir.path()).unwrap().count();
     Config::read(&env).unwrap();
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), before);
+}
+
+#[test]
+fn the_devices_cas_are_files_and_folders_and_a_folder_is_never_for_the_hub() {
+    const BUNDLE: &str = "EdgeHubDevTrustBundleFile";
+    let dir = folder();
+    let here = |name: &str| dir.path().join(name);
+    std::fs::create_dir(here("tenant")).unwrap();
+    let (file, tenant) = (here("cas.pem").display().to_string(), here("tenant"));
+    let tenant = tenant.display().to_string();
+    let read = |value: &str| Config::read(&good(dir.path()).with(BUNDLE, value));
+    for (value, paths, is_for_the_hub) in [
+        (file.clone(), vec![here("cas.pem")], true),
+        (tenant.clone(), vec![here("tenant")], false),
+        (format!(" {tenant} ; {file};"), vec![here("tenant"), here("cas.pem")], false),
+    ] {
+        let c = read(&value).unwrap();
+        assert_eq!(c.trust_bundle, paths);
+        assert_eq!(c.upstream.extra_roots.is_some(), is_for_the_hub, "{value}");
+        assert_eq!(c.warnings.len(), usize::from(is_for_the_hub), "{:?}", c.warnings);
+    }
+    for (value, expected) in [
+        (format!("{tenant};/nowhere"), "/nowhere cannot be read"),
+        (";".to_owned(), "it has 0 paths"),
+        (vec![&*tenant; 17].join(";"), "it has 17 paths"),
+    ] {
+        let error = read(&value).unwrap_err();
+        assert_eq!((error.problems.len(), &*error.problems[0].name), (1, BUNDLE));
+        assert!(error.problems[0].what.contains(expected), "{error}");
+    }
 }

@@ -26,6 +26,7 @@ use tracing::{error, info, warn};
 
 pub(super) use self::compiled::Compiled;
 use self::compiled::names;
+pub(super) use self::file::Stamp;
 pub(super) use self::file_watch::FileWatch;
 pub(super) use self::first::First;
 use super::settings;

@@ -70,7 +70,7 @@ impl FromDaemon {
         };
         let (current, bundles) = tokio::join!(current, bundles);
         let (certificate, bundles) = (current?, Arc::new(bundles?));
-        let uses_bundle = config.trust_bundle.is_none() || config.upstream.extra_roots.is_none();
+        let uses_bundle = config.trust_bundle.is_empty() || config.upstream.extra_roots.is_none();
         Ok(Some(Self { workload, bundles, uses_bundle, certificate, certificates }))
     }
 
@@ -117,15 +117,21 @@ pub(super) fn server_identity(
     }
 }
 
-/// The CAs that admit devices: a file, else what the daemon gave.
+/// The CAs that admit devices: those that are configured and no others, else what the daemon gave.
 pub(super) fn trust_bundle(
     config: &Config,
     daemon: Option<&FromDaemon>,
 ) -> Result<TrustBundle, BundleError> {
-    match &config.trust_bundle {
-        Some(path) => TrustBundle::load(&[path]),
-        None => Ok(daemon.map(FromDaemon::bundle).unwrap_or_default()),
+    let Some(daemon) = daemon else {
+        return TrustBundle::load(&config.trust_bundle);
+    };
+    if config.trust_bundle.is_empty() {
+        return Ok(daemon.bundle());
     }
+    info!(
+        "{DAEMON_BUNDLE} serves to check the hub's certificate and admits no device: EdgeHubDevTrustBundleFile alone does"
+    );
+    TrustBundle::load(&config.trust_bundle)
 }
 
 impl Gateway {
@@ -141,7 +147,7 @@ impl Gateway {
         let served = Arc::new(ArcSwap::new(tls::server_config(server, asks)));
         let Some(daemon) = daemon else { return served };
         let (stop, look_again) = (self.stops.upstream.clone(), Arc::new(Notify::new()));
-        self.run_bundle_watch(&daemon, Arc::clone(&look_again));
+        self.run_daemon_bundle(&daemon, Arc::clone(&look_again));
         if let FromDaemon { certificate: Some(current), certificates, .. } = daemon {
             let (served, metrics) = (Arc::clone(&served), Arc::clone(&self.metrics));
             self.tasks.upstream.spawn(async move {
@@ -158,7 +164,7 @@ impl Gateway {
     }
 
     /// Looks at the daemon's trust bundle again and again, and says when it is not the one in force any more.
-    fn run_bundle_watch(&self, daemon: &FromDaemon, look_again: Arc<Notify>) {
+    fn run_daemon_bundle(&self, daemon: &FromDaemon, look_again: Arc<Notify>) {
         if !daemon.uses_bundle {
             return;
         }
@@ -183,8 +189,8 @@ async fn tell_of_bundle(mut changes: watch::Receiver<Bytes>, metrics: Arc<Metric
         } else {
             metrics.counted("trust_bundle", "changed");
             warn!(
-                "{DAEMON_BUNDLE} has changed and is kept: it counts from the next start on; restart this module when devices \
-                 or a hub need it"
+                "{DAEMON_BUNDLE} has changed and is kept: for the hub's certificate it counts from the next start on; \
+                 restart this module when the hub needs it"
             );
         }
     }

@@ -17,8 +17,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls_pki_types::CertificateDer;
+
 use self::daemon::Given;
 use super::configuration::First;
+use super::daemon::DAEMON_BUNDLE;
 use super::{descriptors, settings};
 use crate::clock::{SharedClock, UnixMillis};
 use crate::command::check::storage::{self, Place};
@@ -147,8 +150,10 @@ impl Site {
             }
         };
         self.year();
-        let bundle_pem = self.bundle(config, given.as_ref());
-        self.certificate(config, given.as_ref(), bundle_pem.as_deref().unwrap_or_default());
+        self.bundle(config, given.as_ref());
+        let daemon_pem = given.as_ref().and_then(|given| given.bundle.as_deref());
+        let at_hand = certificate::at_hand(&config.trust_bundle, daemon_pem);
+        self.certificate(config, given.as_ref(), &at_hand);
         let document_bytes = self.routes(config);
         self.way_to_the_hub(config, given.as_ref()).await;
         let budget = config.store.bytes_max.into_iter().chain(document_bytes).min();
@@ -177,34 +182,44 @@ impl Site {
         });
     }
 
-    /// The bundle's own text, if there is one.
-    fn bundle(&mut self, config: &Config, given: Option<&Given>) -> Option<bytes::Bytes> {
-        match (&config.trust_bundle, given) {
-            (Some(path), _) => {
-                let looked = certificate::bundle_file(path, self.now());
+    /// The CAs that admit devices: those that are configured and no others, else the daemon's.
+    fn bundle(&mut self, config: &Config, given: Option<&Given>) {
+        match given {
+            _ if !config.trust_bundle.is_empty() => {
+                let looked = certificate::bundle_files(&config.trust_bundle, self.now());
                 self.is_refused |= looked.is_refused;
                 self.findings.extend(looked.findings);
-                std::fs::read(path).ok().map(Into::into)
+                if given.is_some() {
+                    let text = format!(
+                        "{DAEMON_BUNDLE} serves to check the hub's certificate and admits no device: \
+                         EdgeHubDevTrustBundleFile alone does"
+                    );
+                    self.findings.push(Group::Bundle.ok("bundle-source", text));
+                }
             }
-            (None, Some(Given { bundle: Some(pem), .. })) => {
+            Some(Given { bundle: Some(pem), .. }) => {
                 self.findings.extend(certificate::daemon_bundle(pem, self.now()));
-                Some(pem.clone())
             }
-            (None, _) => {
+            _ => {
                 let why = "the IoT Edge daemon gave none";
                 self.findings.push(Group::Bundle.skipped("bundle", why));
-                None
             }
         }
     }
 
-    fn certificate(&mut self, config: &Config, given: Option<&Given>, bundle_pem: &[u8]) {
+    /// `at_hand`: certificates among which the server's root may be.
+    fn certificate(
+        &mut self,
+        config: &Config,
+        given: Option<&Given>,
+        at_hand: &[CertificateDer<'_>],
+    ) {
         let (name, now) = (&config.gateway_host_name, self.now());
         match &config.server {
             ServerSource::Files(files) => {
                 match tls::load_server_identity(&files.certificate, &files.key, name, now) {
                     Ok(identity) => {
-                        self.findings.extend(certificate::server(&identity, bundle_pem, now, false));
+                        self.findings.extend(certificate::server(&identity, at_hand, now, false));
                     }
                     Err(e) => self.refused(Group::Certificate.error(
                         "certificate-chain",
@@ -215,7 +230,7 @@ impl Site {
             }
             ServerSource::Daemon => match given.and_then(|given| given.server.as_ref()) {
                 Some(identity) => {
-                    self.findings.extend(certificate::server(identity, bundle_pem, now, true));
+                    self.findings.extend(certificate::server(identity, at_hand, now, true));
                 }
                 None => {
                     let why = "the IoT Edge daemon gave none, and none is kept";

@@ -5,8 +5,9 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use tracing::{info, warn};
+use tracing::warn;
 
+use super::bundle_watch;
 use super::configuration::{First, store_warnings};
 use super::daemon::{self, FromDaemon};
 use super::settings;
@@ -73,7 +74,7 @@ impl Prepared {
         let mut note = |problem: Problem| problems.push(problem);
         let first = first.map_err(|e| note(e.into()));
         let server = daemon::server_identity(config, now, daemon).map_err(|e| note(e.into()));
-        let bundle = load_bundle(config, daemon).map_err(|e| note(e.into()));
+        let bundle = load_bundle(config, now, daemon).map_err(|e| note(e.into()));
         let upstream = settings::of_upstream(config, daemon).map_err(note);
         match (first, server, bundle, upstream) {
             (Ok(first), Ok(server), Ok(bundle), Ok(upstream)) => {
@@ -89,12 +90,10 @@ impl Prepared {
 
 fn load_bundle(
     config: &Config,
+    now: UnixMillis,
     daemon: Option<&FromDaemon>,
 ) -> Result<TrustBundle, bundle::BundleError> {
     let bundle = daemon::trust_bundle(config, daemon)?;
-    for refused in bundle.refused() {
-        warn!("trust bundle: an entry is left out: {refused}");
-    }
-    info!("{} certificate authorities admit devices", bundle.entries().len());
+    bundle_watch::tell(&bundle, None, now);
     Ok(bundle)
 }

@@ -43,6 +43,9 @@ fn add(store: &mut RootCertStore, piece: Piece) -> Result<(), String> {
     match piece {
         Piece::PrivateKey => Err("it is a private key: take it out and keep it secret".to_owned()),
         Piece::Unusable(why) => Err(why),
+        Piece::RevocationList(_) => {
+            Err("it is a revocation list, which says nothing about the hub".to_owned())
+        }
         Piece::Certificate(der) => {
             CertificateInfo::read(&der).map_err(|e| e.to_string())?;
             store.add(der).map_err(|e| e.to_string())

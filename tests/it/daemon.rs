@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hub_double::DeviceSpec;
+use rumqttc::mqttbytes::v4::ConnectReturnCode;
 use rustls::pki_types::CertificateDer;
 use sphere_gateway::certs::{Authority, Curve, Window};
 use sphere_gateway::clock::{self, UnixMillis};
@@ -18,7 +19,8 @@ use sphere_gateway::gateway::{Gateway, StartError};
 
 use self::workload::{Daemon, GENERATION};
 use crate::check::Examined;
-use crate::client::{admitted, silent_tls};
+use crate::client::{admitted, refusals, silent_tls};
+use crate::device;
 use crate::device::Ledger;
 use crate::site::{EDGE, GATEWAY};
 use crate::support::{BINARY, Fleet, World, eventually, metrics, series};
@@ -491,4 +493,35 @@ async fn check_asks_the_daemon_and_writes_nothing_and_check_env_asks_nobody() {
     assert!(!output.stdout.is_empty(), "the table comes all the same");
     assert_eq!(world.port.load(Ordering::Relaxed), 0, "nothing was started");
     world.end().await;
+}
+
+/// The daemon's bundle has the tenant's CA and the hub's; a bundle of CAs that is configured leaves it the hub alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn as_soon_as_a_bundle_is_configured_it_alone_admits_devices() {
+    let (mut world, daemon) = world(2).await;
+    let window = Window::days(clock::system().wall(), 1);
+    let own = Authority::root("Own", Curve::P256, window).expect("a CA");
+    let folder = world.beside("own-cas");
+    std::fs::create_dir(&folder).expect("a folder");
+    std::fs::write(folder.join("own.pem"), own.certificate_pem()).expect("a file");
+    world.set("EdgeHubDevTrustBundleFile", &folder.display().to_string());
+    let gateway = world.gateway().await;
+    let of_own = world.fleet_of(0..1, |device| {
+        let issued = own.issue_client(&device.id, window).expect("a certificate");
+        device.tls = device::client_tls(device::gateway_roots(&world.pki), Some(&issued));
+    });
+    // The hub is reached: its CA is in the daemon's bundle.
+    of_own.progress(20).await;
+    of_own.finish().await;
+    world.expect_nothing_lost(&of_own).await;
+    let (_stream, code) = device::connect(&world.device(1), 60).await.expect("an answer");
+    assert_eq!(code, ConnectReturnCode::NotAuthorized);
+    assert_eq!(refusals(&gateway, "connect", "unknown_ca").await, 1.0);
+
+    // `check` says the same.
+    let found = Examined::of(&world);
+    let (entries, source) = (found.words("bundle-entry"), found.words("bundle-source"));
+    assert!(entries.contains("CN=Own") && !entries.contains("Tenant"), "{entries}");
+    assert!(source.contains("admits no device: EdgeHubDevTrustBundleFile alone does"), "{source}");
+    end(world, daemon, gateway).await;
 }

@@ -11,6 +11,7 @@ mod site;
 mod quoted;
 
 mod architecture;
+mod bundle;
 mod check;
 mod client;
 mod closed_lists;

@@ -75,6 +75,47 @@ pub enum X509Refusal {
     /// Extended key usage without client authentication.
     #[error("its extended key usage does not include client authentication")]
     KeyUsage,
+    /// Key usage without digitalSignature, which is what a client does in the handshake (RFC 5246 7.4.6).
+    #[error(
+        "its key usage does not include digital signature, with which a client proves its key: issue it with that \
+         usage, or without the extension"
+    )]
+    NotForSignatures,
+    /// A CA of the chain that may not issue client certificates: keyUsage without keyCertSign, or extended key usage
+    /// for something else.
+    #[error(
+        "an intermediate CA of its chain may not issue it: its key usage must include certificate signing, its \
+         extended key usage, if there, client authentication"
+    )]
+    CaKeyUsage,
+    /// A certificate of the chain demands that policies are evaluated.
+    #[error(
+        "its chain demands certificate policies (requireExplicitPolicy), which this gateway does not evaluate"
+    )]
+    Policy,
+    /// On a revocation list of its issuer.
+    #[error(
+        "its issuer revoked it on {} ({reason}); the device needs a new one", x509::utc(*.since)
+    )]
+    Revoked {
+        /// When.
+        since: UnixMillis,
+        /// Why, in words.
+        reason: &'static str,
+    },
+    /// An intermediate of its chain is on a revocation list.
+    #[error("an intermediate CA of its chain was revoked on {} ({reason})", x509::utc(*.since))]
+    IntermediateRevoked {
+        /// When.
+        since: UnixMillis,
+        /// Why, in words.
+        reason: &'static str,
+    },
+    /// More CAs between leaf and anchor than are followed.
+    #[error(
+        "more than six CAs are between it and the trust bundle: put a CA nearer to the device into the bundle"
+    )]
+    TooDeep,
     /// More intermediates than a CA allows.
     #[error("its chain is longer than one of its CAs allows (path length)")]
     PathLength,
@@ -83,7 +124,8 @@ pub enum X509Refusal {
     NameConstraint,
     /// A key or signature that we do not take.
     #[error(
-        "its key or signature algorithm is not supported: use P-256, P-384 or RSA of 2048 bits and more"
+        "its key or signature algorithm is not supported: use P-256, P-384, Ed25519 or RSA of 2048 to \
+         8192 bits, signed with SHA-256 or better"
     )]
     Algorithm,
     /// An extension that must be understood and is not.
@@ -102,7 +144,7 @@ impl X509Refusal {
     pub fn label(&self) -> &'static str {
         match self {
             Self::NoCertificate => "no_certificate",
-            Self::ChainTooLong(_) => "chain_too_long",
+            Self::ChainTooLong(_) | Self::TooDeep => "chain_too_long",
             Self::Malformed(_) => "malformed_certificate",
             Self::NoCommonName => "no_common_name",
             Self::UnknownIssuer { .. } => "unknown_ca",
@@ -113,7 +155,11 @@ impl X509Refusal {
             Self::AnchorNotValid { .. } => "ca_not_valid",
             Self::CaAsLeaf => "ca_as_leaf",
             Self::LeafAsCa => "leaf_as_ca",
-            Self::KeyUsage => "key_usage",
+            Self::KeyUsage | Self::NotForSignatures => "key_usage",
+            Self::CaKeyUsage => "ca_key_usage",
+            Self::Policy => "policy",
+            Self::Revoked { .. } => "revoked",
+            Self::IntermediateRevoked { .. } => "ca_revoked",
             Self::PathLength => "path_length",
             Self::NameConstraint => "name_constraint",
             Self::Algorithm => "algorithm",
@@ -139,19 +185,18 @@ pub(super) fn refusal(
             Validity::Valid => X509Refusal::IntermediateNotValid,
         },
         E::UnknownIssuer => X509Refusal::UnknownIssuer { issuer: issuer() },
-        E::InvalidSignatureForPublicKey | E::SignatureAlgorithmMismatch => {
-            X509Refusal::BadSignature { issuer: issuer() }
-        }
+        E::InvalidSignatureForPublicKey => X509Refusal::BadSignature { issuer: issuer() },
         E::CaUsedAsEndEntity => X509Refusal::CaAsLeaf,
         E::EndEntityUsedAsCa => X509Refusal::LeafAsCa,
-        E::RequiredEkuNotFoundContext(_) | E::EmptyEkuExtension => X509Refusal::KeyUsage,
+        // The leaf's was judged before.
+        E::RequiredEkuNotFoundContext(_) | E::EmptyEkuExtension => X509Refusal::CaKeyUsage,
         E::PathLenConstraintViolated => X509Refusal::PathLength,
         E::NameConstraintViolation => X509Refusal::NameConstraint,
         E::UnsupportedSignatureAlgorithmContext(_)
         | E::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => X509Refusal::Algorithm,
         E::UnsupportedCriticalExtension => X509Refusal::CriticalExtension,
+        E::MaximumPathDepthExceeded => X509Refusal::TooDeep,
         E::MaximumPathBuildCallsExceeded
-        | E::MaximumPathDepthExceeded
         | E::MaximumSignatureChecksExceeded
         | E::MaximumNameConstraintComparisonsExceeded => X509Refusal::TooComplex,
         E::BadDer
@@ -161,6 +206,7 @@ pub(super) fn refusal(
         | E::ExtensionValueInvalid
         | E::MalformedExtensions
         | E::TrailingData(_)
+        | E::SignatureAlgorithmMismatch
         | E::UnsupportedCertVersion => X509Refusal::Malformed(error.to_string()),
         other => X509Refusal::Other(other.to_string()),
     }

@@ -11,6 +11,8 @@
 //!   the bundle, validity, usage, name constraints, scope, possession of the key) is judged anew at every log-in.
 //! - Only good ones are kept. Signatures are checked from the anchor downwards, so whoever no CA of the bundle vouches
 //!   for leaves nothing here.
+//! - The signatures worked out for one chain are bounded: [`SIGNATURES_MAX`]. Past that everything unknown counts as
+//!   bad; bad ones are not remembered, so this is what a hostile chain costs each time.
 //! - Bounded: [`GENERATION`] twice. Full, the older half goes; what is in use moves to the younger one.
 //!
 //! Must not know: certificates, time, bundles.
@@ -18,6 +20,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::mem;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use rustls_pki_types::{AlgorithmIdentifier, InvalidSignature, SignatureVerificationAlgorithm};
@@ -26,11 +29,34 @@ use sha2::{Digest as _, Sha256};
 /// Signatures of one half. What a hash table of 8,192 places takes without growing: 270 KB.
 pub(super) const GENERATION: usize = 7_168;
 
+/// Most signatures worked out for one chain: 9 ms of P-384. The longest chain has seven, and each namesake of a CA
+/// that is tried in vain is one more.
+pub(super) const SIGNATURES_MAX: usize = 16;
+
 type Fact = [u8; 32];
+
+/// What one chain has cost so far.
+#[derive(Debug, Default)]
+pub(super) struct Effort(AtomicUsize);
+
+impl Effort {
+    /// Whether one more may be worked out.
+    fn take(&self) -> bool {
+        self.0.fetch_add(1, Ordering::Relaxed) < SIGNATURES_MAX
+    }
+
+    /// Whether one was not worked out for that reason.
+    pub(super) fn is_used_up(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > SIGNATURES_MAX
+    }
+}
 
 /// The good signatures seen of late.
 #[derive(Default)]
-pub(super) struct GoodSignatures(Mutex<Halves>);
+pub(super) struct GoodSignatures {
+    halves: Mutex<Halves>,
+    worked_out: AtomicUsize,
+}
 
 #[derive(Default)]
 struct Halves {
@@ -59,27 +85,34 @@ impl Halves {
 }
 
 impl GoodSignatures {
-    /// Each of `algorithms`, asking the memory first.
+    /// Each of `algorithms`, asking the memory first, for one chain.
     pub(super) fn with<'a>(
         &'a self,
         algorithms: &[&'a dyn SignatureVerificationAlgorithm],
+        effort: &'a Effort,
     ) -> Vec<Remembering<'a>> {
-        let one = |algorithm: &&'a _| Remembering { algorithm: *algorithm, good: self };
+        let one = |algorithm: &&'a _| Remembering { algorithm: *algorithm, good: self, effort };
         algorithms.iter().map(one).collect()
     }
 
     fn has(&self, fact: &Fact) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).has(fact)
+        self.halves.lock().unwrap_or_else(PoisonError::into_inner).has(fact)
     }
 
     fn add(&self, fact: Fact) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).add(fact);
+        self.halves.lock().unwrap_or_else(PoisonError::into_inner).add(fact);
     }
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        let halves = self.0.lock().unwrap();
+        let halves = self.halves.lock().unwrap();
         halves.younger.union(&halves.older).count()
+    }
+
+    /// How many signatures were worked out, good and bad.
+    #[cfg(test)]
+    pub(super) fn worked_out(&self) -> usize {
+        self.worked_out.load(Ordering::Relaxed)
     }
 }
 
@@ -94,6 +127,7 @@ impl fmt::Debug for GoodSignatures {
 pub(super) struct Remembering<'a> {
     algorithm: &'a dyn SignatureVerificationAlgorithm,
     good: &'a GoodSignatures,
+    effort: &'a Effort,
 }
 
 impl SignatureVerificationAlgorithm for Remembering<'_> {
@@ -108,6 +142,10 @@ impl SignatureVerificationAlgorithm for Remembering<'_> {
         if self.good.has(&fact) {
             return Ok(());
         }
+        if !self.effort.take() {
+            return Err(InvalidSignature);
+        }
+        self.good.worked_out.fetch_add(1, Ordering::Relaxed);
         // Not under the lock: others need not wait for the arithmetic.
         self.algorithm.verify_signature(public_key, message, signature)?;
         self.good.add(fact);
@@ -139,8 +177,6 @@ fn fact(parts: &[&[u8]]) -> Fact {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
     use rustls_pki_types::alg_id;
 
     use super::*;
@@ -172,7 +208,8 @@ mod tests {
     #[test]
     fn a_good_signature_is_worked_out_once_and_a_bad_one_each_time() {
         let (good, toy) = (GoodSignatures::default(), Toy::default());
-        let algorithm = good.with(&[&toy]).remove(0);
+        let effort = Effort::default();
+        let algorithm = good.with(&[&toy], &effort).remove(0);
         for (round, worked_out) in [(0, 4), (1, 7), (2, 10)] {
             assert!(algorithm.verify_signature(b"key", b"text", b"keytext").is_ok(), "{round}");
             // The same bytes in another cut, another key, a changed message.
@@ -181,7 +218,26 @@ mod tests {
             assert!(algorithm.verify_signature(b"key", b"texu", b"keytext").is_err(), "{round}");
             assert_eq!(toy.0.load(Ordering::Relaxed), worked_out, "{round}");
         }
-        assert_eq!(good.len(), 1);
+        assert_eq!((good.len(), good.worked_out()), (1, 10));
+    }
+
+    #[test]
+    fn one_chain_has_so_many_worked_out_and_no_more() {
+        let (good, toy) = (GoodSignatures::default(), Toy::default());
+        let known =
+            good.with(&[&toy], &Effort::default()).remove(0).verify_signature(b"k", b"t", b"kt");
+        assert!(known.is_ok());
+        let effort = Effort::default();
+        let algorithm = good.with(&[&toy], &effort).remove(0);
+        for _ in 0..SIGNATURES_MAX {
+            assert!(!effort.is_used_up());
+            assert!(algorithm.verify_signature(b"k", b"x", b"").is_err());
+        }
+        assert!(!effort.is_used_up(), "all were worked out");
+        assert!(algorithm.verify_signature(b"k", b"new", b"knew").is_err());
+        assert!(effort.is_used_up());
+        assert!(algorithm.verify_signature(b"k", b"t", b"kt").is_ok(), "known, and so free");
+        assert_eq!(good.worked_out(), 1 + SIGNATURES_MAX);
     }
 
     #[test]

@@ -1,4 +1,6 @@
-//! Chains, good and bad, and bundles with bad entries.
+//! Chains, good and bad. Files and their entries are in [`loading`].
+
+mod loading;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType,
@@ -11,7 +13,6 @@ use rustls_pki_types::CertificateDer;
 
 use super::*;
 use crate::auth::testing::{NOW, ders, valid, window};
-use crate::auth::x509::Validity;
 use crate::certs::{Authority, Curve, Window, sphere_like_id};
 
 fn root(name: &str) -> Authority {
@@ -302,91 +303,6 @@ fn who_is_not_vouched_for_leaves_nothing_behind() {
         assert!(bundle.verify(&chain, NOW).is_err());
     }
     assert_eq!(bundle.good.len(), 0);
-}
-
-#[test]
-fn bad_entries_are_named_and_the_others_serve() {
-    let good = root("Good");
-    let other = root("Other");
-    let device = good.issue_client("device-1", valid()).unwrap();
-    let key = KeyPair::generate().unwrap();
-    let mut mute = ca_params("Mute", valid());
-    mute.key_usages = vec![KeyUsagePurpose::CrlSign];
-    let mut odd = ca_params("Odd", valid());
-    let mut extension =
-        CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99999, 1], vec![5, 0]);
-    extension.set_criticality(true);
-    odd.custom_extensions = vec![extension];
-
-    let folder = tempfile::tempdir().unwrap();
-    let put = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
-    put("a.pem", format!("{}{}", device.leaf_pem, good.certificate_pem()).as_bytes());
-    put("b.cer", &ders(other.certificate_pem())[0]);
-    put("c.PEM", good.certificate_pem().as_bytes());
-    put("d.der", b"\x30\x03abc");
-    put("e.crt", device.key_pem.as_bytes());
-    put("f.der.p7b", b"\x30\x82\x01\x00\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x07\x02\xa0");
-    put("f.p7b", b"-----BEGIN PKCS7-----\nMAA=\n-----END PKCS7-----\n");
-    put("g.pem", mute.self_signed(&key).unwrap().pem().as_bytes());
-    put("h.pem", odd.self_signed(&key).unwrap().pem().as_bytes());
-    put("notes.txt", b"not looked at");
-    put("x.pem", &vec![b' '; usize::try_from(FILE_BYTES_MAX).unwrap() + 1]);
-    std::os::unix::fs::symlink("/nonexistent", folder.path().join("y.pem")).unwrap();
-
-    let bundle = TrustBundle::load(&[folder.path()]).unwrap();
-    let serving: Vec<_> =
-        bundle.entries().iter().map(|e| (e.source.as_str(), e.info.subject.as_str())).collect();
-    assert_eq!(serving, [("a.pem #2", "CN=Good"), ("b.cer #1", "CN=Other")]);
-    let refused: Vec<_> = bundle
-        .refused()
-        .iter()
-        .map(|r| (r.source.as_str(), r.subject.as_deref(), r.reason.clone()))
-        .collect();
-    let names: Vec<_> = refused.iter().map(|r| (r.0, r.1)).collect();
-    assert_eq!(
-        names,
-        [
-            ("a.pem #1", Some("CN=device-1")),
-            ("c.PEM #1", Some("CN=Good")),
-            ("d.der #1", None),
-            ("e.crt #1", None),
-            ("f.der.p7b #1", None),
-            ("f.p7b #1", None),
-            ("g.pem #1", Some("CN=Mute")),
-            ("h.pem #1", Some("CN=Odd")),
-            ("x.pem", None),
-            ("y.pem", None),
-        ]
-    );
-    assert_eq!(refused[0].2, EntryRefusal::NotCa);
-    assert_eq!(refused[1].2, EntryRefusal::Duplicate("a.pem #2".into()));
-    assert!(matches!(refused[2].2, EntryRefusal::Malformed(_)));
-    assert_eq!(refused[3].2, EntryRefusal::PrivateKey);
-    for pkcs7 in [&refused[4].2, &refused[5].2] {
-        assert!(matches!(pkcs7, EntryRefusal::Unusable(why) if why.contains("openssl pkcs7")));
-    }
-    assert_eq!(refused[6].2, EntryRefusal::NotForSigning);
-    assert_eq!(refused[7].2, EntryRefusal::CriticalExtension("1.3.6.1.4.1.99999.1".into()));
-    assert!(bundle.verify(&ders(&device.leaf_pem), NOW).is_ok());
-}
-
-#[test]
-fn a_bundle_without_a_ca_is_an_error_that_says_why() {
-    let device = root("R").issue_client("d", valid()).unwrap();
-    let error = TrustBundle::from_bytes("x.pem", device.leaf_pem.as_bytes()).unwrap_err();
-    let text = error.to_string();
-    assert!(text.contains("x.pem #1: it is not a CA certificate"), "{text}");
-    let error = TrustBundle::load(&["/nonexistent/bundle.pem"]).unwrap_err();
-    assert!(error.to_string().contains("/nonexistent/bundle.pem"), "{error}");
-    let leaf = ders(&device.leaf_pem);
-    assert_eq!(TrustBundle::empty().verify(&leaf, NOW).unwrap_err().label(), "unknown_ca");
-}
-
-#[test]
-fn an_expired_ca_is_kept_and_reported() {
-    let old = Authority::root("Old", Curve::P256, window(-100, -10)).unwrap();
-    let bundle = TrustBundle::from_bytes("t", old.certificate_pem().as_bytes()).unwrap();
-    assert_eq!(bundle.entries()[0].info.validity(NOW), Validity::Expired);
 }
 
 #[test]

@@ -245,6 +245,9 @@ fn read_chain(pem: &[u8]) -> Result<Chain, ServerIdentityError> {
             // Some files hold the key with the chain: it is read from the key's path, if that names this file.
             Piece::PrivateKey => {}
             Piece::Unusable(reason) => return Err(failed(reason)),
+            Piece::RevocationList(_) => {
+                return Err(failed("it is a revocation list, and no certificate".to_owned()));
+            }
             Piece::Certificate(der) => {
                 infos.push(CertificateInfo::read(&der).map_err(|e| failed(e.to_string()))?);
                 chain.push(der);

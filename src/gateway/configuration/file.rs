@@ -46,7 +46,7 @@ fn read_one(path: &Path) -> Result<String, Refusal> {
 
 /// What a look at a file tells of its content without reading it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Stamp {
+pub(in crate::gateway) enum Stamp {
     Facts {
         /// Another file may be at the path now, also behind a link.
         file: (u64, u64),
@@ -61,7 +61,7 @@ enum Stamp {
 }
 
 impl Stamp {
-    fn of(path: &Path) -> Self {
+    pub(in crate::gateway) fn of(path: &Path) -> Self {
         match std::fs::metadata(path) {
             Ok(facts) if facts.is_dir() => match layers::files(path) {
                 Ok(files) => Self::Folder(

@@ -2,10 +2,12 @@
 //!
 //! Owns: what is a warning and what an error for a site. Must not know: where they come from.
 
-use std::path::Path;
+use std::path::PathBuf;
+
+use rustls_pki_types::CertificateDer;
 
 use crate::auth::TrustBundle;
-use crate::auth::bundle::BundleError;
+use crate::auth::bundle::{self, BundleError, EntryWarning, ListInfo};
 use crate::auth::x509::{self, CertificateInfo, Piece, Validity};
 use crate::clock::UnixMillis;
 use crate::command::check::{Finding, Group, plural};
@@ -16,10 +18,10 @@ use crate::gateway::server_end::ends_soon;
 /// An Azure Sphere application keeps a root of so many bytes in PEM.
 const SPHERE_ROOT_BYTES_MAX: usize = 3 * 1024;
 
-/// What devices are shown. `is_renewed`: the IoT Edge daemon renews it.
+/// What devices are shown. `at_hand`: certificates among which its root may be; `is_renewed`: the IoT Edge daemon renews it.
 pub(super) fn server(
     identity: &ServerIdentity,
-    bundle_pem: &[u8],
+    at_hand: &[CertificateDer<'_>],
     now: UnixMillis,
     is_renewed: bool,
 ) -> Vec<Finding> {
@@ -71,7 +73,7 @@ pub(super) fn server(
             false => GROUP.ok("certificate-validity", text),
         });
     }
-    findings.push(root(identity, bundle_pem));
+    findings.push(root(identity, at_hand));
     findings
 }
 
@@ -85,19 +87,16 @@ fn left(info: &CertificateInfo, now: UnixMillis) -> String {
 }
 
 /// The root that devices must hold, if it is at hand: an Azure Sphere application has little room for it.
-fn root(identity: &ServerIdentity, bundle_pem: &[u8]) -> Finding {
+fn root(identity: &ServerIdentity, at_hand: &[CertificateDer<'_>]) -> Finding {
     const GROUP: Group = Group::Certificate;
     const ID: &str = "certificate-root";
-    let known = identity.chain().iter().cloned();
-    let bundle = x509::split(bundle_pem).into_iter().filter_map(|piece| match piece {
-        Piece::Certificate(der) => Some(der),
-        Piece::PrivateKey | Piece::Unusable(_) => None,
-    });
     let read = |der: &_| CertificateInfo::read(der).ok();
     let last = identity.chain().last().and_then(read);
     let issuer = last.map(|info| info.issuer).unwrap_or_default();
-    let found = known
-        .chain(bundle)
+    let found = identity
+        .chain()
+        .iter()
+        .chain(at_hand)
         .find(|der| read(der).is_some_and(|info| info.self_issued && info.subject == issuer));
     let Some(der) = found else {
         let text = format!("devices must hold {issuer}, which is not at hand here");
@@ -120,14 +119,29 @@ pub(super) struct Looked {
     pub(super) is_refused: bool,
 }
 
-/// The bundle of a file.
-pub(super) fn bundle_file(path: &Path, now: UnixMillis) -> Looked {
-    match TrustBundle::load(&[path]) {
+/// The certificates of the configured bundle and of the daemon's, as far as they can be read.
+pub(super) fn at_hand(
+    paths: &[PathBuf],
+    daemon_pem: Option<&[u8]>,
+) -> Vec<CertificateDer<'static>> {
+    let files = bundle::read_files(paths).unwrap_or_default();
+    let contents = files.iter().filter_map(|file| file.content.as_deref().ok());
+    let pieces = contents.chain(daemon_pem).flat_map(x509::split);
+    let certificate = |piece| match piece {
+        Piece::Certificate(der) => Some(der),
+        Piece::PrivateKey | Piece::RevocationList(_) | Piece::Unusable(_) => None,
+    };
+    pieces.filter_map(certificate).collect()
+}
+
+/// The bundle that is configured.
+pub(super) fn bundle_files(paths: &[PathBuf], now: UnixMillis) -> Looked {
+    match TrustBundle::load(paths) {
         Ok(bundle) => Looked { findings: entries(&bundle, now), is_refused: false },
         Err(e) => {
             let todo = match e {
                 BundleError::Read { .. } => "correct the path or the file's permissions",
-                _ => "put the certificates of the tenant's CAs into it (PEM or DER)",
+                _ => "put the certificates of the tenant's CAs into it (PEM, DER or PKCS#7)",
             };
             let text = format!("EdgeHubDevTrustBundleFile: {e}");
             let findings = vec![Group::Bundle.error("bundle", text, todo)];
@@ -176,9 +190,24 @@ fn entries(bundle: &TrustBundle, now: UnixMillis) -> Vec<Finding> {
             }
         });
     }
+    for entry in bundle.entries() {
+        if let Some(digest) = entry.weak_signature {
+            let warning = EntryWarning::WeakSignature(digest);
+            let text = format!("{}, {}: {warning}", entry.info.subject, entry.source);
+            findings.push(GROUP.warning(ENTRY, text, "download the CA's certificate anew"));
+        }
+    }
     for refused in bundle.refused() {
         let todo = "take it out of the bundle, or put the right certificate there";
         findings.push(GROUP.warning("bundle-refused", format!("left out: {refused}"), todo));
+    }
+    for warning in bundle.revocation_lists(now).iter().filter_map(ListInfo::warning) {
+        let todo = "put the CA's current list in its place, or take it out";
+        findings.push(GROUP.warning("bundle-revocation", warning, todo));
+    }
+    if bundle.list_count() > 0 {
+        let lists = plural(bundle.list_count() as u64, "certificate revocation list");
+        findings.push(GROUP.ok("bundle-revocation", format!("{lists} in the bundle")));
     }
     findings.push(match valid {
         0 => GROUP.error(

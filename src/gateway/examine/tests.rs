@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{certificate, examine, hub};
-use crate::auth::testing::{NOW, StillClock, valid, window};
+use crate::auth::testing::{NOW, StillClock, ders, valid, window};
+use crate::auth::x509::testing::{pem as pem_of, revocation_list};
 use crate::certs::{Authority, Curve};
 use crate::clock::UnixMillis;
 use crate::command::check::{Finding, Group, Status};
@@ -43,7 +44,7 @@ fn the_server_s_certificate_is_judged_for_the_site() {
         let issued = ca.issue_server(&[name], &[], window(days.0 * DAY, days.1 * DAY)).unwrap();
         let (chain, key) = (issued.chain_pem.as_bytes(), issued.key_pem.as_bytes());
         let identity = ServerIdentity::from_pem(chain, key, "gw.example", NOW).unwrap();
-        let bundle = root.certificate_pem().as_bytes();
+        let bundle = &ders(root.certificate_pem());
         let found = certificate::server(&identity, bundle, NOW, is_renewed);
         assert_eq!(bad(&found), expected, "{found:#?}");
         let of_root = found.iter().find(|f| f.id == "certificate-root").unwrap();
@@ -78,7 +79,17 @@ fn the_bundle_is_judged_entry_by_entry() {
     check(&[&old], &[entry, ("bundle", Status::Error)]);
     check(&[&good, "-----BEGIN X-----\n"], &[("bundle-refused", Status::Warning)]);
     check(&[], &[("bundle", Status::Error)]);
-    let gone = certificate::bundle_file(Path::new("/gone"), NOW);
+    // Lists: one that counts, one that is old, one of a namesake.
+    let ca = |window| Authority::root("Lists", Curve::P256, window).unwrap();
+    let (of, namesake) = (ca(window(-86_400, 4000 * 86_400)), ca(valid()));
+    let list = |ca: &Authority, life| pem_of("X509 CRL", &revocation_list(ca, &[&[7]], life));
+    let (now, old, forged) =
+        (list(&of, valid()), list(&of, window(-900, -10)), list(&namesake, valid()));
+    let revocation = ("bundle-revocation", Status::Warning);
+    check(&[of.certificate_pem(), &now], &[]);
+    check(&[of.certificate_pem(), &old], &[revocation]);
+    check(&[of.certificate_pem(), &forged], &[revocation]);
+    let gone = certificate::bundle_files(&["/gone".into()], NOW);
     assert!(gone.is_refused);
     assert_eq!(bad(&gone.findings), [("bundle", Status::Error)]);
 }
