@@ -13,10 +13,10 @@
 //!
 //! Must not know: scope, MQTT, where the files are configured.
 //!
-//! webpki takes from an anchor only its name, key and name constraints. Hence, per entry: basicConstraints must say CA
-//! and keyUsage, if there, keyCertSign (at load); no unknown critical extension (at load); a key that ring can verify
-//! with (at load: P-256, P-384, Ed25519, RSA of 2048 to 8192 bits; P-521 is none of them); validity and path length (at
-//! verification).
+//! webpki takes from an anchor only its name, key and name constraints. Hence, per entry: basicConstraints must say CA,
+//! keyUsage, if there, keyCertSign, and extKeyUsage, if there, client authentication; no unknown critical extension, no
+//! demand for policies, a key that counts (at load); validity and path length (at verification). `path` has the table
+//! of who checks what.
 
 mod change;
 mod check;
@@ -74,9 +74,9 @@ pub struct TrustBundle {
     entries: Vec<Entry>,
     /// Parallel to `entries`, too.
     authorities: Vec<Authority>,
+    refused: Vec<RefusedEntry>,
     /// What the entries' CAs, and others below them, have revoked.
     revocation: RevocationLists,
-    refused: Vec<RefusedEntry>,
     /// SHA-256 -> source of each list that was taken.
     lists: BTreeMap<[u8; 32], String>,
     /// What each file gave.
@@ -182,11 +182,6 @@ pub enum EntryRefusal {
         "it demands certificate policies (requireExplicitPolicy), which this gateway does not evaluate"
     )]
     Policy,
-    /// A key that does not count.
-    #[error(
-        "it has {0}, which is not supported: a CA needs P-256, P-384, Ed25519 or RSA of 2048 to 8192 bits"
-    )]
-    Key(String),
     /// A revocation list that does not count.
     #[error("this revocation list is not taken: {0}")]
     List(#[from] ListRefusal),
@@ -201,6 +196,11 @@ pub enum EntryRefusal {
     /// webpki cannot make an anchor of it.
     #[error("it cannot be used as a trust anchor: {0}")]
     Anchor(String),
+    /// A key that no signature can be verified with.
+    #[error(
+        "its key is {0}, which is not supported: use P-256, P-384, Ed25519 or RSA of 2048 to 8192 bits"
+    )]
+    Key(String),
     /// More than [`SAME_SUBJECT_MAX`].
     #[error(
         "the bundle has {SAME_SUBJECT_MAX} certificates with this subject already: take old ones out"

@@ -11,6 +11,7 @@ use std::fmt::Write as _;
 use rustls_pki_types::CertificateDer;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
+use x509_parser::asn1_rs::Tag;
 use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
 
 #[cfg(test)]
@@ -118,7 +119,11 @@ pub(super) fn window(certificate: &X509Certificate<'_>) -> (UnixMillis, UnixMill
 
 /// The first CN wins (edgehub.md 7.3), also when it is not text: a second one must not stand in for it.
 pub(super) fn first_common_name(name: &X509Name<'_>) -> Option<String> {
-    name.iter_common_name().next()?.as_str().ok().map(str::to_owned)
+    let first = name.iter_common_name().next()?;
+    // What a device id is written in; a NumericString is no form of a common name (RFC 5280 A.1, DirectoryString).
+    let is_text =
+        matches!(first.attr_value().tag(), Tag::Utf8String | Tag::PrintableString | Tag::Ia5String);
+    first.as_str().ok().filter(|_| is_text).map(str::to_owned)
 }
 
 /// A name for people. Foreign text: control characters are escaped, length is bounded.

@@ -1,11 +1,11 @@
 //! What a CA's certificate must have to serve as an anchor: what webpki does not ask of anchors.
 //!
-//! Owns: the checks of one certificate, but for those that [`super::path`] makes of every issuer (its key above all). Must not know: its neighbours, files.
+//! Owns: the checks of one certificate. Must not know: its neighbours, files.
 
 use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::X509Certificate;
 
-use super::EntryRefusal;
+use super::{EntryRefusal, keys};
 use crate::auth::x509::MalformedCertificate;
 
 /// What is kept of a certificate that passed.
@@ -34,6 +34,8 @@ pub(super) fn check_ca(certificate: &X509Certificate<'_>) -> Result<Checked, Ent
     if let Some(extension) = unknown {
         return Err(EntryRefusal::CriticalExtension(extension.oid.to_id_string()));
     }
+    // A key that no signature can be verified with would sit in the bundle without use, or worse, with.
+    keys::check(certificate.public_key()).map_err(EntryRefusal::Key)?;
     Ok(Checked {
         path_len: constraints.value.path_len_constraint,
         weak_signature: weak_signature(certificate),

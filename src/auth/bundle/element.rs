@@ -16,7 +16,7 @@
 use std::collections::HashSet;
 
 use rustls_pki_types::CertificateDer;
-use x509_parser::asn1_rs::{Any, FromDer as _};
+use x509_parser::asn1_rs::{Any, Class, FromDer as _, Tag};
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::oid_registry::{
     OID_PKCS9_EMAIL_ADDRESS, OID_X509_EXT_BASIC_CONSTRAINTS, OID_X509_EXT_EXTENDED_KEY_USAGE,
@@ -80,12 +80,17 @@ impl<'a> Element<'a> {
         let wrong = |why: &str| MalformedCertificate::Der(why.to_owned());
         let tbs = &certificate.tbs_certificate;
         let mut seen = HashSet::new();
+        let mut constrains_email = false;
         for extension in certificate.extensions() {
             if !seen.insert(extension.oid.as_bytes()) {
                 return Err(wrong("it has the same extension twice"));
             }
-            if extension.parsed_extension().error().is_some() && decides(extension) {
+            if is_unreadable(extension.parsed_extension()) && decides(extension) {
                 return Err(wrong("one of its extensions cannot be read"));
+            }
+            if extension.oid == OID_X509_EXT_NAME_CONSTRAINTS {
+                constrains_email = is_email_constrained(extension.value)
+                    .ok_or_else(|| wrong("its name constraints cannot be read"))?;
             }
         }
         if !is_whole(&tbs.subject) || !is_whole(&tbs.issuer) {
@@ -113,7 +118,7 @@ impl<'a> Element<'a> {
             may_sign_certificates: true,
             may_sign_lists: true,
             demands_policy: false,
-            constrains_email: false,
+            constrains_email,
             email_in_subject: tbs.subject.iter_by_oid(&OID_PKCS9_EMAIL_ADDRESS).next().is_some(),
             key: keys::check(&tbs.subject_pki),
             key_id: None,
@@ -146,13 +151,6 @@ impl<'a> Element<'a> {
             ParsedExtension::PolicyConstraints(policy) => {
                 self.demands_policy = policy.require_explicit_policy.is_some();
             }
-            ParsedExtension::NameConstraints(constraints) => {
-                let (permitted, excluded) =
-                    (&constraints.permitted_subtrees, &constraints.excluded_subtrees);
-                let mut subtrees = permitted.iter().chain(excluded).flatten();
-                self.constrains_email =
-                    subtrees.any(|tree| matches!(tree.base, GeneralName::RFC822Name(_)));
-            }
             ParsedExtension::SubjectAlternativeName(names) => {
                 let is_email = |name: &GeneralName<'_>| matches!(name, GeneralName::RFC822Name(_));
                 if names.general_names.iter().any(is_email) {
@@ -173,6 +171,16 @@ impl<'a> Element<'a> {
     }
 }
 
+/// Whether an extension, or a name in it, cannot be read.
+fn is_unreadable(extension: &ParsedExtension<'_>) -> bool {
+    let is_none = |name: &GeneralName<'_>| matches!(name, GeneralName::Invalid(..));
+    match extension {
+        ParsedExtension::ParseError { .. } => true,
+        ParsedExtension::SubjectAlternativeName(names) => names.general_names.iter().any(is_none),
+        _ => false,
+    }
+}
+
 /// Whether an extension that cannot be read makes the certificate unusable.
 fn decides(extension: &X509Extension<'_>) -> bool {
     extension.critical
@@ -184,6 +192,35 @@ fn decides(extension: &X509Extension<'_>) -> bool {
             OID_X509_EXT_POLICY_CONSTRAINTS,
         ]
         .contains(&extension.oid)
+}
+
+/// Whether nameConstraints speak of e-mail addresses; `None` if they cannot be read. Read here, because x509-parser
+/// leaves a list out in silence when one name of it is odd.
+fn is_email_constrained(value: &[u8]) -> Option<bool> {
+    let mut found = false;
+    for list in parts(only(value, Class::Universal)?.data)? {
+        for subtree in parts(list.data)? {
+            // A base, and neither minimum nor maximum (4.2.1.10).
+            let base = only(subtree.data, Class::ContextSpecific)?;
+            found |= base.tag() == Tag(1);
+        }
+    }
+    Some(found)
+}
+
+fn parts(mut content: &[u8]) -> Option<Vec<Any<'_>>> {
+    let mut parts = Vec::new();
+    while !content.is_empty() {
+        let (rest, part) = Any::from_der(content).ok()?;
+        parts.push(part);
+        content = rest;
+    }
+    Some(parts)
+}
+
+fn only(content: &[u8], class: Class) -> Option<Any<'_>> {
+    let (rest, part) = Any::from_der(content).ok()?;
+    (rest.is_empty() && part.class() == class).then_some(part)
 }
 
 /// Whether all of the name's bytes were read: the parser stops at the first part that is none.

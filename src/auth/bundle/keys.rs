@@ -21,7 +21,7 @@ pub(super) fn check(key: &SubjectPublicKeyInfo<'_>) -> Result<(), String> {
     let algorithm = &key.algorithm.algorithm;
     let bytes = key.subject_public_key.data.len();
     if *algorithm == OID_KEY_TYPE_EC_PUBLIC_KEY {
-        // Parameters written out may say anything (RFC 5480 2.1.1 forbids them).
+        // Parameters written out may say anything (RFC 5480 2.1.1 forbids them), and `as_oid` reads any type.
         let named = key.algorithm.parameters.as_ref().filter(|p| p.tag() == Tag::Oid);
         let curve = named.and_then(|p| p.as_oid().ok());
         return match curve {
@@ -29,23 +29,23 @@ pub(super) fn check(key: &SubjectPublicKeyInfo<'_>) -> Result<(), String> {
             Some(curve) if curve == OID_EC_P256 && bytes == 65 => Ok(()),
             Some(curve) if curve == OID_NIST_EC_P384 && bytes == 97 => Ok(()),
             Some(curve) if curve == OID_EC_P256 || curve == OID_NIST_EC_P384 => {
-                Err("an EC key whose point is not written out".to_owned())
+                Err("an EC point that is not written out".to_owned())
             }
-            Some(curve) => Err(format!("an EC key on the curve {}", curve.to_id_string())),
-            None => Err("an EC key without a named curve".to_owned()),
+            Some(curve) => Err(format!("of the curve {}", curve.to_id_string())),
+            None => Err("of a curve without a name".to_owned()),
         };
     }
     if *algorithm == OID_SIG_ED25519 {
-        return if bytes == 32 { Ok(()) } else { Err("a damaged Ed25519 key".to_owned()) };
+        return if bytes == 32 { Ok(()) } else { Err("damaged (Ed25519)".to_owned()) };
     }
     if *algorithm == OID_PKCS1_RSAENCRYPTION {
         return match key.parsed() {
             Ok(PublicKey::RSA(rsa)) if RSA_BITS.contains(&bits(rsa.modulus)) => Ok(()),
-            Ok(PublicKey::RSA(rsa)) => Err(format!("an RSA key of {} bits", bits(rsa.modulus))),
-            _ => Err("a damaged RSA key".to_owned()),
+            Ok(PublicKey::RSA(rsa)) => Err(format!("RSA with {} bits", bits(rsa.modulus))),
+            _ => Err("damaged (RSA)".to_owned()),
         };
     }
-    Err(format!("a key of the kind {}", algorithm.to_id_string()))
+    Err(format!("of the kind {}", algorithm.to_id_string()))
 }
 
 /// Length of a big-endian number without its leading zeros.

@@ -17,7 +17,7 @@
 //! | serial number (4.1.2.2) | any | DER, otherwise any |
 //! | names chain (6.1.3 a 4) | byte for byte: 7.1's comparison without case is not made, 4.1.2.4 lets CAs copy | not empty, whole |
 //! | signature (6.1.3 a 1) | ring's algorithms; no SHA-1, no P-521 | keys by kind and length ([`keys`](super::keys)) |
-//! | validity (6.1.3 a 2) | leaf, intermediates | anchors |
+//! | validity (6.1.3 a 2) | leaf, intermediates; a date before 1970 is no date to it | anchors |
 //! | revocation (6.1.3 a 3) | not used, see [`revocation`](super::revocation) | leaf, intermediates |
 //! | basicConstraints (6.1.4 k) | leaf is no CA, intermediates are | anchors, at load |
 //! | path length (6.1.4 l, m) | intermediates; self-issued ones count, which is stricter | anchors; self-issued ones do not count |
@@ -74,7 +74,6 @@ impl Authority {
         if element.demands_policy {
             return Err(EntryRefusal::Policy);
         }
-        element.key.map_err(EntryRefusal::Key)?;
         Ok(Self {
             subject: element.subject.to_vec(),
             spki: element.spki.to_vec(),

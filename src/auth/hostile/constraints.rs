@@ -176,6 +176,7 @@ fn malformed() -> Vec<Case> {
     for (what, value) in [
         ("not a SEQUENCE", vec![5, 0]),
         ("damaged", vec![0x30, 5, 0xa0, 0x7f]),
+        // x509-parser reads this one as no constraint at all.
         ("a subtree that is no name", seq(&[&subtree(&[&[5, 0]])])),
     ] {
         let constraint = extension("2.5.29.30", true, &value);

@@ -93,7 +93,9 @@ pub(super) fn oid(dotted: &str) -> Vec<u8> {
 
 /// UTCTime until 2049, then GeneralizedTime (RFC 5280 4.1.2.5).
 pub(super) fn time(seconds: i64) -> Vec<u8> {
-    let text = jiff::Timestamp::from_second(seconds).unwrap().to_string();
+    // Not a Timestamp: those end a day before the last second that a certificate can name.
+    let epoch = jiff::civil::date(1970, 1, 1).at(0, 0, 0, 0);
+    let text = (epoch + jiff::SignedDuration::from_secs(seconds)).to_string();
     let digits: String = text.chars().filter(char::is_ascii_digit).collect();
     if &digits[..4] < "2050" {
         tlv(0x17, format!("{}Z", &digits[2..]).as_bytes())

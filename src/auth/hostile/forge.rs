@@ -205,6 +205,8 @@ pub(super) struct Spec {
     pub(super) issuer: Vec<u8>,
     pub(super) from: i64,
     pub(super) to: i64,
+    /// The two times as they are written, when not as they should be.
+    pub(super) times: Option<[Vec<u8>; 2]>,
     pub(super) subject: Vec<u8>,
     pub(super) spki: Vec<u8>,
     /// What stands between the key and the extensions.
@@ -223,6 +225,7 @@ impl Spec {
             issuer,
             from: at(-DAY),
             to: at(DAY),
+            times: None,
             subject,
             spki: spki.to_vec(),
             unique_ids: Vec::new(),
@@ -250,6 +253,7 @@ impl Spec {
     /// The part that is signed.
     pub(super) fn tbs(&self, algorithm: &[u8]) -> Vec<u8> {
         let version = self.version.map_or(Vec::new(), |v| tlv(0xa0, &integer(&[v])));
+        let [from, to] = self.times.clone().unwrap_or([time(self.from), time(self.to)]);
         let parts: Vec<&[u8]> = self.extensions.iter().map(Vec::as_slice).collect();
         let extensions = if parts.is_empty() { Vec::new() } else { tlv(0xa3, &seq(&parts)) };
         seq(&[
@@ -257,7 +261,7 @@ impl Spec {
             &integer(&self.serial),
             self.inner_algorithm.as_deref().unwrap_or(algorithm),
             &self.issuer,
-            &seq(&[&time(self.from), &time(self.to)]),
+            &seq(&[&from, &to]),
             &self.subject,
             &self.spki,
             &self.unique_ids,

@@ -14,8 +14,11 @@ const MALFORMED: Result<(), &str> = Err("malformed_certificate");
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = versions();
     cases.extend(serials());
-    cases.extend(extensions());
+    cases.extend(unknown_extensions());
+    cases.extend(known_extensions());
+    cases.extend(others_extensions());
     cases.extend(encodings());
+    cases.extend(odd_signatures());
     cases
 }
 
@@ -96,56 +99,104 @@ fn serials() -> Vec<Case> {
     .into()
 }
 
-fn extensions() -> Vec<Case> {
-    let mut cases = Vec::new();
-    let private = |critical| extension("1.3.6.1.4.1.99999.1", critical, &[5, 0]);
-    let key_id = || extension("2.5.29.14", false, &octets(&[7; 20]));
-    let issuer_key_id = |bytes: &[u8]| extension("2.5.29.35", false, &seq(&[&tlv(0x80, bytes)]));
+fn private(critical: bool) -> Vec<u8> {
+    extension("1.3.6.1.4.1.99999.1", critical, &[5, 0])
+}
+
+fn issuer_key_id(bytes: &[u8]) -> Vec<u8> {
+    extension("2.5.29.35", false, &seq(&[&tlv(0x80, bytes)]))
+}
+
+const CRITICAL: Result<(), &str> = Err("critical_extension");
+/// 4.2: "MUST NOT include more than one instance of a particular extension".
+const TWICE: Result<(), &str> = MALFORMED;
+
+/// 4.2: what is unknown and critical refuses.
+fn unknown_extensions() -> Vec<Case> {
     let many = |n: u32| -> Vec<Vec<u8>> {
         (0..n).map(|n| extension(&format!("1.3.6.1.4.1.99999.2.{n}"), false, &[])).collect()
     };
-    let critical = Err("critical_extension");
-    let (twice, usage) = (MALFORMED, || key_usage(&[0]));
-    let client = || purposes(false, &[super::forge::CLIENT]);
-    // 4.2: an unknown critical extension refuses; "MUST NOT include more than one instance of a particular extension".
-    for (name, added, expected) in [
+    let cases = [
         ("unknown", vec![private(false)], OK),
-        ("unknown and critical", vec![private(true)], critical),
-        ("unknown twice", vec![private(false), private(false)], twice),
+        ("unknown and critical", vec![private(true)], CRITICAL),
+        ("unknown twice", vec![private(false), private(false)], TWICE),
         (
             "CT poison (RFC 6962)",
             vec![extension("1.3.6.1.4.1.11129.2.4.3", true, &[5, 0])],
-            critical,
+            CRITICAL,
         ),
         (
             "proxy certificate (RFC 3820)",
             vec![extension("1.3.6.1.5.5.7.1.14", true, &seq(&[]))],
-            critical,
+            CRITICAL,
         ),
         (
             "OCSP must-staple",
             vec![extension("1.3.6.1.5.5.7.1.24", false, &seq(&[&integer(&[5])]))],
             OK,
         ),
+        ("100 unknown ones", many(100), OK),
+        ("2,000 unknown ones", many(2000), OK),
+        (
+            "2,000 unknown ones, the last critical",
+            [many(2000), vec![private(true)]].concat(),
+            CRITICAL,
+        ),
+        (
+            "an unknown one of 60,000 bytes",
+            vec![extension("1.3.6.1.4.1.99999.3", false, &[0; 60_000])],
+            OK,
+        ),
+        (
+            "an unknown one of 70,000 bytes",
+            vec![extension("1.3.6.1.4.1.99999.3", false, &[0; 70_000])],
+            MALFORMED,
+        ),
+        ("one without a value", vec![seq(&[&oid("1.3.6.1.4.1.99999.1")])], MALFORMED),
+        (
+            "one with a value of another type",
+            vec![seq(&[&oid("1.3.6.1.4.1.99999.1"), &bits(&[])])],
+            MALFORMED,
+        ),
+        (
+            "one with more than a value",
+            vec![seq(&[&oid("1.3.6.1.4.1.99999.1"), &octets(&[]), &octets(&[])])],
+            MALFORMED,
+        ),
+    ];
+    cases
+        .into_iter()
+        .map(|(name, added, expected)| {
+            leaf(&format!("extension: {name}"), |s| s.extensions.extend(added), expected)
+        })
+        .collect()
+}
+
+/// Those that have a meaning here, or in RFC 5280.
+fn known_extensions() -> Vec<Case> {
+    let key_id = || extension("2.5.29.14", false, &octets(&[7; 20]));
+    let usage = || key_usage(&[0]);
+    let client = || purposes(false, &[super::forge::CLIENT]);
+    // 6.1 does not ask for key identifiers to fit: they only help to find the issuer.
+    let cases = [
         ("key id", vec![key_id()], OK),
-        ("key id twice", vec![key_id(), key_id()], twice),
-        ("key id, critical", vec![extension("2.5.29.14", true, &octets(&[7; 20]))], critical),
-        // 6.1 does not ask for key identifiers to fit: they only help to find the issuer.
+        ("key id twice", vec![key_id(), key_id()], TWICE),
+        ("key id, critical", vec![extension("2.5.29.14", true, &octets(&[7; 20]))], CRITICAL),
         ("another issuer's key id", vec![issuer_key_id(&[9; 20])], OK),
         ("an empty issuer's key id", vec![issuer_key_id(&[])], OK),
         ("an issuer's key id of 5,000 bytes", vec![issuer_key_id(&[9; 5000])], OK),
         ("a damaged issuer's key id", vec![extension("2.5.29.35", false, &[0x30, 0x7f])], OK),
-        ("key usage twice, the same", vec![usage()], twice),
-        ("purposes twice, the same", vec![client()], twice),
+        ("key usage twice, the same", vec![usage()], TWICE),
+        ("purposes twice, the same", vec![client()], TWICE),
         (
             "alternative names twice",
             vec![super::forge::alt_names(&[]), super::forge::alt_names(&[])],
-            twice,
+            TWICE,
         ),
         (
             "basicConstraints twice",
             vec![super::forge::basic(false, None), super::forge::basic(false, None)],
-            twice,
+            TWICE,
         ),
         (
             "a damaged alternative name, critical",
@@ -172,47 +223,27 @@ fn extensions() -> Vec<Case> {
             vec![extension("2.5.29.19", false, &[4, 0])],
             MALFORMED,
         ),
-        ("100 unknown ones", many(100), OK),
-        ("2,000 unknown ones", many(2000), OK),
-        (
-            "2,000 unknown ones, the last critical",
-            [many(2000), vec![private(true)]].concat(),
-            critical,
-        ),
-        (
-            "an unknown one of 60,000 bytes",
-            vec![extension("1.3.6.1.4.1.99999.3", false, &[0; 60_000])],
-            OK,
-        ),
-        (
-            "an unknown one of 70,000 bytes",
-            vec![extension("1.3.6.1.4.1.99999.3", false, &[0; 70_000])],
-            MALFORMED,
-        ),
-        ("one without a value", vec![seq(&[&oid("1.3.6.1.4.1.99999.1")])], MALFORMED),
-        (
-            "one with a value of another type",
-            vec![seq(&[&oid("1.3.6.1.4.1.99999.1"), &bits(&[])])],
-            MALFORMED,
-        ),
-        (
-            "one with more than a value",
-            vec![seq(&[&oid("1.3.6.1.4.1.99999.1"), &octets(&[]), &octets(&[])])],
-            MALFORMED,
-        ),
         (
             "one whose critical flag is BER",
             vec![seq(&[&oid("1.3.6.1.4.1.99999.1"), &[1, 1, 1], &octets(&[])])],
             MALFORMED,
         ),
-    ] {
-        let change = |s: &mut Spec| s.extensions.extend(added.clone());
-        cases.push(leaf(&format!("extension: {name}"), change, expected));
-    }
+    ];
+    cases
+        .into_iter()
+        .map(|(name, added, expected)| {
+            leaf(&format!("extension: {name}"), |s| s.extensions.extend(added), expected)
+        })
+        .collect()
+}
+
+/// An intermediate's and an anchor's.
+fn others_extensions() -> Vec<Case> {
+    let mut cases = Vec::new();
     for (name, added, expected) in [
         ("unknown", private(false), OK),
-        ("unknown and critical", private(true), critical),
-        ("key usage twice", key_usage(&[5, 6]), twice),
+        ("unknown and critical", private(true), CRITICAL),
+        ("key usage twice", key_usage(&[5, 6]), TWICE),
         ("another issuer's key id", issuer_key_id(&[9; 20]), OK),
     ] {
         let middle = ROOT.below_with("Middle", &POLICY_KEY, |s| s.extensions.push(added.clone()));
@@ -235,7 +266,6 @@ fn encodings() -> Vec<Case> {
     let signature = key.sign(&tbs);
     let outer = |tbs: &[u8], algorithm: &[u8], signature: &[u8]| seq(&[tbs, algorithm, signature]);
     let algorithm = &key.algorithm;
-    let unused = tlv(0x03, &[&[1], &signature[..]].concat());
     let mut of = Vec::new();
     let mut case = |name: &str, der: Vec<u8>, expected| {
         of.push(Case::new(FAMILY, format!("encoding: {name}"), vec![der], expected));
@@ -246,11 +276,6 @@ fn encodings() -> Vec<Case> {
     case("60,000 bytes behind it", [&good[..], &vec![0; 60_000]].concat(), MALFORMED);
     case("a long length outside", with_long_length(&good), MALFORMED);
     case("an indefinite length outside", with_indefinite_length(&good), MALFORMED);
-    case(
-        "a long length of the signature",
-        outer(&tbs, algorithm, &with_long_length(&bits(&signature))),
-        MALFORMED,
-    );
     case(
         "a long length of the algorithm",
         outer(&tbs, &with_long_length(algorithm), &bits(&signature)),
@@ -263,6 +288,46 @@ fn encodings() -> Vec<Case> {
         MALFORMED,
     );
     case("a SET outside", [&[0x31], &good[1..]].concat(), MALFORMED);
+    case("without an algorithm", seq(&[&tbs, &bits(&signature)]), MALFORMED);
+    case("the signed part alone", tbs.clone(), MALFORMED);
+    case("an empty SEQUENCE", seq(&[]), MALFORMED);
+    case("64 KB of zeros", vec![0; 65_536], MALFORMED);
+    case("64 KB of SEQUENCEs", [0x30, 0x80].repeat(32_768), MALFORMED);
+    case(
+        "a length beyond the end",
+        [&[0x30, 0x84, 0x7f, 0xff, 0xff, 0xff], content(&good)].concat(),
+        MALFORMED,
+    );
+    case(
+        "a length of nine bytes",
+        [&[0x30, 0x89], &[0xff; 9][..], content(&good)].concat(),
+        MALFORMED,
+    );
+    case(
+        "PEM",
+        b"-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n".to_vec(),
+        MALFORMED,
+    );
+    case("only flags", flags(&[1, 2]), MALFORMED);
+    of
+}
+
+/// The signature: a string of whole bytes, in which ECDSA has two numbers.
+fn odd_signatures() -> Vec<Case> {
+    let (tbs, key) = (Spec::leaf(&ROOT, "d1").tbs(&ROOT_KEY.algorithm), &ROOT_KEY);
+    let signature = key.sign(&tbs);
+    let outer = |tbs: &[u8], algorithm: &[u8], signature: &[u8]| seq(&[tbs, algorithm, signature]);
+    let algorithm = &key.algorithm;
+    let unused = tlv(0x03, &[&[1], &signature[..]].concat());
+    let mut of = Vec::new();
+    let mut case = |name: &str, der: Vec<u8>, expected| {
+        of.push(Case::new(FAMILY, format!("encoding: {name}"), vec![der], expected));
+    };
+    case(
+        "a long length of the signature",
+        outer(&tbs, algorithm, &with_long_length(&bits(&signature))),
+        MALFORMED,
+    );
     case("a signature with unused bits", outer(&tbs, algorithm, &unused), MALFORMED);
     case("a signature as octets", outer(&tbs, algorithm, &octets(&signature)), MALFORMED);
     case("an empty signature", outer(&tbs, algorithm, &bits(&[])), Err("bad_signature"));
@@ -292,32 +357,11 @@ fn encodings() -> Vec<Case> {
         Err("bad_signature"),
     );
     case("without a signature", seq(&[&tbs, algorithm]), MALFORMED);
-    case("without an algorithm", seq(&[&tbs, &bits(&signature)]), MALFORMED);
     case(
         "something behind the signature",
         seq(&[&tbs, algorithm, &bits(&signature), &[5, 0]]),
         MALFORMED,
     );
-    case("the signed part alone", tbs.clone(), MALFORMED);
-    case("an empty SEQUENCE", seq(&[]), MALFORMED);
-    case("64 KB of zeros", vec![0; 65_536], MALFORMED);
-    case("64 KB of SEQUENCEs", [0x30, 0x80].repeat(32_768), MALFORMED);
-    case(
-        "a length beyond the end",
-        [&[0x30, 0x84, 0x7f, 0xff, 0xff, 0xff], content(&good)].concat(),
-        MALFORMED,
-    );
-    case(
-        "a length of nine bytes",
-        [&[0x30, 0x89], &[0xff; 9][..], content(&good)].concat(),
-        MALFORMED,
-    );
-    case(
-        "PEM",
-        b"-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n".to_vec(),
-        MALFORMED,
-    );
-    case("only flags", flags(&[1, 2]), MALFORMED);
     of
 }
 
@@ -353,7 +397,8 @@ fn no_byte_can_be_cut_off_or_changed() {
             }
         }
     }
-    let parts = seq(&[&Spec::leaf(&policy, "d1").tbs(&POLICY_KEY.algorithm)]).len();
+    let signed_part = Spec::leaf(&policy, "d1").tbs(&POLICY_KEY.algorithm).len();
+    let parts = leaf.len() - content(&leaf).len() + signed_part;
     for place in parts..leaf.len() {
         let mut bytes = leaf.clone();
         bytes[place] ^= 1;

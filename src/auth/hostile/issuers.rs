@@ -9,6 +9,7 @@ const FAMILY: &str = "issuers";
 
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = who_signed();
+    cases.extend(who_else_signed());
     cases.extend(orders());
     cases.extend(lengths());
     cases.extend(path_lengths());
@@ -16,13 +17,12 @@ pub(super) fn cases() -> Vec<Case> {
     cases
 }
 
+fn of(name: &str, chain: &[&Vec<u8>], expected: Result<(), &'static str>) -> Case {
+    Case::new(FAMILY, name, chain.iter().map(|der| (*der).clone()).collect(), expected)
+}
+
 fn who_signed() -> Vec<Case> {
     let policy = ROOT.below("Policy", &POLICY_KEY);
-    let stranger = Ca::root("Stranger", &STRANGE_KEY);
-    let namesake = Ca::root("Tenant", &STRANGE_KEY);
-    let below_namesake = namesake.below("Policy", &POLICY_KEY);
-    let same_key = Ca::root("Another name", &ROOT_KEY);
-    let lower_case = Ca::root("tenant", &ROOT_KEY);
     let self_signed = |name: &str| {
         let spec = Spec::leaf(&ROOT, name).with(|s| {
             s.issuer = cn(name);
@@ -39,11 +39,7 @@ fn who_signed() -> Vec<Case> {
     let looped = Spec::ca(cn("B"), cn("A"), &POLICY_KEY.spki).sign(&LOWER_KEY);
     let looping = Spec::ca(cn("A"), cn("B"), &LOWER_KEY.spki).sign(&POLICY_KEY);
     let in_loop = Ca { name: cn("A"), key: &POLICY_KEY, der: looped.clone() };
-    // Cross-signed: the stranger's CA, certified by our root under its own name and key.
-    let crossed = ROOT.below("Stranger", &STRANGE_KEY);
-    let of = |name: &str, chain: &[&Vec<u8>], expected| {
-        Case::new(FAMILY, name, chain.iter().map(|der| (*der).clone()).collect(), expected)
-    };
+    // The last two: only the first certificate is the client's, its key was proved in the handshake.
     vec![
         of("leaf alone", &[&ROOT.leaf("d1")], OK),
         of("leaf and anchor", &[&ROOT.leaf("d1"), &ROOT.der], OK),
@@ -55,6 +51,35 @@ fn who_signed() -> Vec<Case> {
             &[&policy.leaf("d1"), &ROOT.der],
             Err("unknown_ca"),
         ),
+        of("self-signed leaf", &[&self_signed("d1")], Err("unknown_ca")),
+        of("self-signed leaf with the CA's name", &[&self_signed("Tenant")], Err("bad_signature")),
+        of("signed by a device", &[&device.leaf("d1"), &device.der], Err("leaf_as_ca")),
+        of("the anchor as leaf", &[&ROOT.der], Err("ca_as_leaf")),
+        of("an intermediate as leaf", &[&policy.der], Err("ca_as_leaf")),
+        of("a loop of CAs", &[&in_loop.leaf("d1"), &looped, &looping], Err("unknown_ca")),
+        of("no certificate", &[], Err("no_credentials")),
+        of("an empty certificate", &[&Vec::new()], Err("malformed_certificate")),
+        of("another's certificate", &[&ROOT.leaf("d2")], Err("common_name")),
+        of(
+            "another's certificate, ours second",
+            &[&ROOT.leaf("d2"), &ROOT.leaf("d1")],
+            Err("common_name"),
+        ),
+        of("our certificate, another's second", &[&ROOT.leaf("d1"), &ROOT.leaf("d2")], OK),
+    ]
+}
+
+/// Others than ours, some with our name or our key. 7.1 compares names without case; webpki byte for byte, which
+/// refuses more (path.rs).
+fn who_else_signed() -> Vec<Case> {
+    let stranger = Ca::root("Stranger", &STRANGE_KEY);
+    let namesake = Ca::root("Tenant", &STRANGE_KEY);
+    let below_namesake = namesake.below("Policy", &POLICY_KEY);
+    let same_key = Ca::root("Another name", &ROOT_KEY);
+    let lower_case = Ca::root("tenant", &ROOT_KEY);
+    // Cross-signed: the stranger's CA, certified by our root under its own name and key.
+    let crossed = ROOT.below("Stranger", &STRANGE_KEY);
+    vec![
         of("unknown CA", &[&stranger.leaf("d1")], Err("unknown_ca")),
         of("unknown CA, presented", &[&stranger.leaf("d1"), &stranger.der], Err("unknown_ca")),
         of(
@@ -80,14 +105,7 @@ fn who_signed() -> Vec<Case> {
             &[&same_key.leaf("d1"), &same_key.der],
             Err("unknown_ca"),
         ),
-        // 7.1 compares without case; webpki byte for byte, which refuses more (path.rs).
         of("issuer's name in lower case", &[&lower_case.leaf("d1")], Err("unknown_ca")),
-        of("self-signed leaf", &[&self_signed("d1")], Err("unknown_ca")),
-        of("self-signed leaf with the CA's name", &[&self_signed("Tenant")], Err("bad_signature")),
-        of("signed by a device", &[&device.leaf("d1"), &device.der], Err("leaf_as_ca")),
-        of("the anchor as leaf", &[&ROOT.der], Err("ca_as_leaf")),
-        of("an intermediate as leaf", &[&policy.der], Err("ca_as_leaf")),
-        of("a loop of CAs", &[&in_loop.leaf("d1"), &looped, &looping], Err("unknown_ca")),
         of("cross-signed", &[&stranger.leaf("d1"), &crossed.der], OK),
         of(
             "cross-signed, self-signed one first",
@@ -99,16 +117,6 @@ fn who_signed() -> Vec<Case> {
             &[&stranger.leaf("d1"), &crossed.der, &stranger.der],
             OK,
         ),
-        of("no certificate", &[], Err("no_credentials")),
-        of("an empty certificate", &[&Vec::new()], Err("malformed_certificate")),
-        of("another's certificate", &[&ROOT.leaf("d2")], Err("common_name")),
-        // Only the first is the client's: its key was proved in the handshake.
-        of(
-            "another's certificate, ours second",
-            &[&ROOT.leaf("d2"), &ROOT.leaf("d1")],
-            Err("common_name"),
-        ),
-        of("our certificate, another's second", &[&ROOT.leaf("d1"), &ROOT.leaf("d2")], OK),
     ]
 }
 
@@ -174,19 +182,19 @@ fn path_lengths() -> Vec<Case> {
     let mut cases = Vec::new();
     // (the anchor's, the upper intermediate's, the lower one's); a leaf at each level. 6.1.4 l, m: a CA with n allows n
     // CAs below it that are not self-issued; the leaf is none.
-    let grid: [(Option<u8>, Option<u8>, Option<u8>, [bool; 3]); 9] = [
-        (None, None, None, [true, true, true]),
-        (Some(0), None, None, [true, false, false]),
-        (Some(1), None, None, [true, true, false]),
-        (Some(2), None, None, [true, true, true]),
-        (None, Some(0), None, [true, true, false]),
-        (None, Some(1), None, [true, true, true]),
-        (None, None, Some(0), [true, true, true]),
-        (Some(2), Some(1), Some(0), [true, true, true]),
-        (Some(1), Some(5), Some(5), [true, true, false]),
+    let grid: [([Option<u8>; 3], [bool; 3]); 9] = [
+        ([None, None, None], [true, true, true]),
+        ([Some(0), None, None], [true, false, false]),
+        ([Some(1), None, None], [true, true, false]),
+        ([Some(2), None, None], [true, true, true]),
+        ([None, Some(0), None], [true, true, false]),
+        ([None, Some(1), None], [true, true, true]),
+        ([None, None, Some(0)], [true, true, true]),
+        ([Some(2), Some(1), Some(0)], [true, true, true]),
+        ([Some(1), Some(5), Some(5)], [true, true, false]),
     ];
     let limit = |path_len: Option<u8>| move |s: &mut Spec| s.extensions[0] = basic(true, path_len);
-    for (anchor, upper, lower, allowed) in grid {
+    for ([anchor, upper, lower], allowed) in grid {
         let root = Ca::root_with("Tenant", &ROOT_KEY, limit(anchor));
         let one = root.below_with("One", &POLICY_KEY, limit(upper));
         let two = one.below_with("Two", &LOWER_KEY, limit(lower));

@@ -48,6 +48,10 @@ fn leaves() -> Vec<Case> {
         &seq(&[&oid("1.2.840.10045.2.1"), &seq(&[&integer(&[1]), &integer(&[2])])]),
         &bits(&point(65)),
     ]);
+    let seq_curve = seq(&[
+        &seq(&[&oid("1.2.840.10045.2.1"), &seq(&[super::der::content(&oid(P256))])]),
+        &bits(&point(65)),
+    ]);
     let no_rsa = seq(&[&seq(&[&oid("1.2.840.113549.1.1.1"), &[5, 0]]), &bits(&[1, 2, 3])]);
     [
         ("P-256", exact(P256, 65), OK),
@@ -64,6 +68,7 @@ fn leaves() -> Vec<Case> {
         ("P-256, no point", ec_spki(P256, &[]), NO),
         ("EC without a curve", no_curve, NO),
         ("EC with a curve of its own (CVE-2020-0601)", own_curve, NO),
+        ("EC with the bytes of P-256's OID in a SEQUENCE", seq_curve, NO),
         ("Ed25519", seq(&[&seq(&[&oid(ED25519)]), &bits(&[7; 32])]), OK),
         ("Ed25519 of 31 bytes", seq(&[&seq(&[&oid(ED25519)]), &bits(&[7; 31])]), NO),
         ("Ed448", seq(&[&seq(&[&oid("1.3.101.113")]), &bits(&[7; 57])]), NO),

@@ -169,7 +169,7 @@ fn each_case_gets_the_verdict_that_is_written_down_for_it() {
     for case in &cases {
         assert!(names.insert((case.family, &case.name)), "{}: {} twice", case.family, case.name);
         let got = hub.judge(case);
-        let label = got.as_ref().map(|()| ()).map_err(|(label, _)| *label);
+        let label = got.as_ref().copied().map_err(|(label, _)| *label);
         if label != case.expected {
             let (family, name, expected) = (case.family, &case.name, case.expected);
             wrong.push(format!("{family}: {name}: must be {expected:?}, is {got:?}"));

@@ -119,12 +119,12 @@ fn forms() -> Vec<Case> {
         ("an empty RDN", name(&[&[]]), Err("malformed_certificate")),
         (
             "behind an RDN that is none",
-            super::der::seq(&[&[5, 0], &super::der::content(&cn("d1"))]),
+            super::der::seq(&[&[5, 0], super::der::content(&cn("d1"))]),
             Err("malformed_certificate"),
         ),
         (
             "before an RDN that is none",
-            super::der::seq(&[&super::der::content(&cn("d1")), &[5, 0]]),
+            super::der::seq(&[super::der::content(&cn("d1")), &[5, 0]]),
             Err("malformed_certificate"),
         ),
         ("behind 500 OUs", name(&crowded), OK),

@@ -23,6 +23,7 @@ fn policy() -> Ca {
 
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = who_is_revoked();
+    cases.extend(whose_lists_count());
     cases.extend(which_lists_count());
     cases.extend(forms());
     cases.extend(entries());
@@ -73,21 +74,16 @@ fn who_is_revoked() -> Vec<Case> {
     ]
 }
 
-fn which_lists_count() -> Vec<Case> {
+fn two(name: &str, lists: [Vec<u8>; 2], expected: Result<(), &'static str>) -> Case {
+    Case::new(FAMILY, name, vec![ROOT.leaf("d1")], expected).lists(&lists)
+}
+
+/// 6.3.3 f: the issuer's signature, and cRLSign "if a key usage extension is present".
+fn whose_lists_count() -> Vec<Case> {
     let namesake = Ca::root("Tenant", &STRANGE_KEY);
     let mute = Ca::root_with("Tenant", &ROOT_KEY, |s| s.extensions[1] = key_usage(&[5]));
     let mute_policy = ROOT.below_with("Policy", &POLICY_KEY, |s| s.extensions[1] = key_usage(&[5]));
     let list = || ListSpec::of(&ROOT, &[LEAF]);
-    let newer = |serials: &[&[u8]], n: u8, age: i64| {
-        let spec = ListSpec::of(&ROOT, serials).with(|l| {
-            l.extensions = vec![number(n)];
-            l.this_update = at(-age);
-        });
-        spec.sign(&ROOT_KEY)
-    };
-    let two = |name: &str, lists: [Vec<u8>; 2], expected| {
-        Case::new(FAMILY, name, vec![ROOT.leaf("d1")], expected).lists(&lists)
-    };
     let flipped = |from_end: usize| {
         let mut der = list().sign(&ROOT_KEY);
         let place = der.len() - from_end;
@@ -107,7 +103,6 @@ fn which_lists_count() -> Vec<Case> {
             list().with(|l| l.issuer = super::forge::cn("X")).sign(&ROOT_KEY),
             OK,
         ),
-        // 6.3.3 f: "If a key usage extension is present ..., verify that the cRLSign bit is set."
         of("issuer without cRLSign", ListSpec::of(&mute, &[LEAF]).sign(&ROOT_KEY), OK)
             .anchors(&[&mute]),
         Case::new(FAMILY, "intermediate without cRLSign", mute_chain, OK).lists(&[by_mute]),
@@ -124,6 +119,19 @@ fn which_lists_count() -> Vec<Case> {
             [ListSpec::of(&namesake, &[]).sign(&STRANGE_KEY), list().sign(&ROOT_KEY)],
             YES,
         ),
+    ]
+}
+
+fn which_lists_count() -> Vec<Case> {
+    let list = || ListSpec::of(&ROOT, &[LEAF]);
+    let newer = |serials: &[&[u8]], n: u8, age: i64| {
+        let spec = ListSpec::of(&ROOT, serials).with(|l| {
+            l.extensions = vec![number(n)];
+            l.this_update = at(-age);
+        });
+        spec.sign(&ROOT_KEY)
+    };
+    vec![
         of("stale by a second", list().with(|l| l.next_update = Some(at(-1))).sign(&ROOT_KEY), YES),
         of(
             "stale by a year",
@@ -307,11 +315,11 @@ fn a_list_that_does_not_count_is_named_with_the_reason() {
         ("cut", good[..good.len() - 1].to_vec(), "not a certificate revocation list"),
         ("too big", vec![0x30; crate::auth::bundle::revocation::LIST_BYTES_MAX + 1], "bytes"),
     ] {
-        let mut bundle = bundle(&[ROOT.der.clone()], &[]);
+        let mut bundle = bundle(std::slice::from_ref(&ROOT.der), &[]);
         let error = bundle.add_revocation_list("x.crl", &der).unwrap_err().to_string();
         assert!(error.contains(words), "{name}: {error}");
     }
-    let mut bundle = bundle(&[ROOT.der.clone()], &[]);
+    let mut bundle = bundle(std::slice::from_ref(&ROOT.der), &[]);
     bundle.add_revocation_list("a.crl", &good).unwrap();
     let error = bundle.add_revocation_list("b.crl", &good).unwrap_err().to_string();
     assert!(error.contains("the same list as a.crl"), "{error}");
@@ -371,7 +379,7 @@ fn the_bounds_hold() {
         let serials = (0..count).map(|n| entry(&(n as u32 | 0x0100_0000).to_be_bytes(), &[]));
         ListSpec::of(&ROOT, &[]).with(|l| l.entries = Some(serials.collect())).sign(&ROOT_KEY)
     };
-    let mut bundle = bundle(&[ROOT.der.clone()], &[]);
+    let mut bundle = bundle(std::slice::from_ref(&ROOT.der), &[]);
     bundle.add_revocation_list("full", &many(ENTRIES_MAX)).unwrap();
     assert_eq!(bundle.revocation_lists(NOW)[0].entries, ENTRIES_MAX);
     let error = bundle.add_revocation_list("more", &many(ENTRIES_MAX + 1)).unwrap_err();

@@ -1,5 +1,6 @@
 //! Validity, of every element of the path, to the second (RFC 5280 4.1.2.5: both ends are included; 6.1.3 a 2).
 
+use super::der::{time, tlv};
 use super::forge::{Ca, DAY, LOWER_KEY, POLICY_KEY, ROOT, ROOT_KEY, at};
 use super::{Case, OK};
 
@@ -37,7 +38,9 @@ pub(super) fn cases() -> Vec<Case> {
     };
     leaf("one second, this one", at(0), at(0), OK);
     leaf("from the epoch", 0, at(DAY), OK);
-    leaf("from 1950 (UTCTime's first year)", -631_152_000, at(DAY), OK);
+    // 4.1.2.5.1 allows it; webpki's time begins in 1970, which refuses more (path.rs).
+    let no_date = Err("malformed_certificate");
+    leaf("from 1950 (UTCTime's first year)", -631_152_000, at(DAY), no_date);
     leaf("to 2049 (UTCTime's last year)", at(-DAY), 2_524_607_999, OK);
     leaf("to 2050 (GeneralizedTime's first year)", at(-DAY), 2_524_608_000, OK);
     // 4.1.2.5: 99991231235959Z stands for no expiry.
@@ -46,6 +49,8 @@ pub(super) fn cases() -> Vec<Case> {
     leaf("ends before it begins, both past", at(-10), at(-20), Err("expired"));
     leaf("ends before it begins, both to come", at(20), at(10), Err("not_yet_valid"));
     leaf("a day that begins tomorrow", at(DAY), at(2 * DAY), Err("not_yet_valid"));
+
+    cases.extend(writings());
 
     // A successor of the anchor is in the bundle: the predecessor's end harms nobody (same key), or only its own.
     let old = Ca::root_with("Tenant", &ROOT_KEY, |s| (s.from, s.to) = (at(-2 * DAY), at(-DAY)));
@@ -64,4 +69,35 @@ pub(super) fn cases() -> Vec<Case> {
     let case = Case::new(FAMILY, "leaf outlives its CA, CA over", vec![long], Err("ca_not_valid"));
     cases.push(case.at(2 * DAY));
     cases
+}
+
+/// How a time is written: in UTC ("Z"), with seconds and without fractions (4.1.2.5.1, 4.1.2.5.2).
+fn writings() -> Vec<Case> {
+    let no = Err("malformed_certificate");
+    let short = |text: &str| tlv(0x17, text.as_bytes());
+    let long = |text: &str| tlv(0x18, text.as_bytes());
+    [
+        ("UTCTime", short("260101000000Z"), OK),
+        // Until 2049 it MUST be UTCTime; both say the same instant, so both are taken.
+        ("GeneralizedTime before 2050", long("20260101000000Z"), OK),
+        ("without seconds", short("2601010000Z"), no),
+        ("with an offset", short("260101000000+0100"), no),
+        ("without Z", short("260101000000"), no),
+        ("with a fraction", long("20260101000000.5Z"), no),
+        ("a 13th month", short("261301000000Z"), no),
+        ("the 30th of February", short("260230000000Z"), no),
+        ("an hour 24", short("260101240000Z"), no),
+        ("a second 60", short("260101000060Z"), no),
+        ("a sign", short("-60101000000Z"), no),
+        ("letters", short("26O1O1OOOOOOZ"), no),
+        ("nothing", short(""), no),
+        ("as text", tlv(0x0c, b"260101000000Z"), no),
+        ("as a number", tlv(0x02, &[1]), no),
+    ]
+    .map(|(name, from, expected)| {
+        let times = Some([from, time(at(DAY))]);
+        let chain = vec![ROOT.leaf_with("d1", |s| s.times = times)];
+        Case::new(FAMILY, format!("written: {name}"), chain, expected)
+    })
+    .into()
 }

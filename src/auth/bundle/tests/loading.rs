@@ -231,21 +231,21 @@ fn a_ca_s_key_must_be_strong_and_of_a_kind_that_is_verified() {
     const ED25519: &[u8] = b"\x06\x03\x2b\x65\x70";
     const ED448: &[u8] = b"\x06\x03\x2b\x65\x71";
     let table = [
-        ("RSA 1024", rsa_of(1024), Some("an RSA key of 1024 bits")),
-        ("RSA 2047", rsa_of(2047), Some("an RSA key of 2047 bits")),
+        ("RSA 1024", rsa_of(1024), Some("RSA with 1024 bits")),
+        ("RSA 2047", rsa_of(2047), Some("RSA with 2047 bits")),
         ("RSA 2048", rsa_of(2048), None),
         ("RSA 4096", rsa_of(4096), None),
         ("RSA 8192", rsa_of(8192), None),
-        ("RSA 8193", rsa_of(8193), Some("an RSA key of 8193 bits")),
-        ("RSA 16384", rsa_of(16384), Some("an RSA key of 16384 bits")),
+        ("RSA 8193", rsa_of(8193), Some("RSA with 8193 bits")),
+        ("RSA 16384", rsa_of(16384), Some("RSA with 16384 bits")),
         ("P-256", ec_of(P256, 32), None),
         ("P-384", ec_of(P384, 48), None),
-        ("P-521", ec_of(P521, 66), Some("an EC key on the curve 1.3.132.0.35")),
-        ("secp256k1", ec_of(K256, 32), Some("an EC key on the curve 1.3.132.0.10")),
-        ("explicit parameters", ec_of(EXPLICIT, 32), Some("an EC key without a named curve")),
-        ("DSA", spki(DSA, &[2, 1, 1]), Some("a key of the kind 1.2.840.10040.4.1")),
+        ("P-521", ec_of(P521, 66), Some("of the curve 1.3.132.0.35")),
+        ("secp256k1", ec_of(K256, 32), Some("of the curve 1.3.132.0.10")),
+        ("explicit parameters", ec_of(EXPLICIT, 32), Some("of a curve without a name")),
+        ("DSA", spki(DSA, &[2, 1, 1]), Some("of the kind 1.2.840.10040.4.1")),
         ("Ed25519", spki(ED25519, &[1; 32]), None),
-        ("Ed448", spki(ED448, &[1; 57]), Some("a key of the kind 1.3.101.113")),
+        ("Ed448", spki(ED448, &[1; 57]), Some("of the kind 1.3.101.113")),
     ];
     for (case, key, expected) in table {
         let got = TrustBundle::from_bytes("t", ca_with(&key, |_| {}).as_bytes());
