@@ -96,30 +96,15 @@ impl Standing {
         self.metrics.on_scrape(move |metrics| {
             let horizon = authenticator.horizon(&roster.admissions());
             let next = horizon.next.as_ref().map_or(0, |(at, _)| at.as_secs());
-            for (name, help, value) in [
-                (
-                    "leaf_expired_devices",
-                    "Devices whose certificate (and grace) has ended: during an outage they cannot come back",
-                    horizon.expired as f64,
-                ),
-                (
-                    "leaf_expiring_hour_devices",
-                    "Devices whose certificate (and grace) ends within an hour",
-                    horizon.within_hour as f64,
-                ),
-                (
-                    "leaf_expiring_day_devices",
-                    "Devices whose certificate (and grace) ends within a day",
-                    horizon.within_day as f64,
-                ),
-                (
-                    "leaf_next_expiry_timestamp_seconds",
-                    "When the next certificate (and grace) ends, in seconds since 1970; 0 = none",
-                    next as f64,
-                ),
-            ] {
-                metrics.set_gauge(name, help, value);
-            }
+            let help = "Devices whose certificate (and grace) has ended: during an outage they cannot come back";
+            metrics.set_gauge("leaf_expired_devices", help, horizon.expired as f64);
+            let help = "Devices whose certificate (and grace) ends within an hour";
+            metrics.set_gauge("leaf_expiring_hour_devices", help, horizon.within_hour as f64);
+            let help = "Devices whose certificate (and grace) ends within a day";
+            metrics.set_gauge("leaf_expiring_day_devices", help, horizon.within_day as f64);
+            let help = "When the next certificate (and grace) ends, in seconds since 1970; none = no certificates";
+            let next = horizon.next.as_ref().map(|(at, _)| at.as_secs() as f64);
+            metrics.set_gauge_if("leaf_next_expiry_timestamp_seconds", help, next);
         });
     }
 

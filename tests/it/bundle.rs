@@ -193,7 +193,6 @@ async fn a_hang_up_has_the_bundle_read_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "the judgement over revocation lists comes with bundle/revocation.rs"]
 async fn a_device_that_is_revoked_has_to_leave_and_stays_out() {
     let world = world(2).await;
     let gateway = world.gateway().await;

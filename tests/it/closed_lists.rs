@@ -102,7 +102,9 @@ fn in_the_code() -> Labels {
         if is("src/front/tls/presented.rs") {
             add("tls", returned(text, "fn label("));
         }
-        if is("src/front/connection.rs") || is("src/session/mod.rs") {
+        let closing =
+            ["src/front/connection.rs", "src/front/connection/seat.rs", "src/session/mod.rs"];
+        if closing.iter().any(|file| is(file)) {
             for name in ["CloseReason::peer(", "CloseReason::environment(", "CloseReason::ours("] {
                 add("connect", called(text, name).collect());
             }

@@ -297,7 +297,9 @@ fn who_takes_a_seat_after_a_change_by_a_verdict_from_before_has_to_leave() {
 #[test]
 fn what_the_daemon_gives_while_we_run_is_taken_the_same_way() {
     let place = Place::new();
-    let (given, heard) = watch::channel(Bytes::from(place.one.certificate_pem().to_owned()));
+    let given = Bytes::from(place.one.certificate_pem().to_owned());
+    place.authenticator.replace_bundle(TrustBundle::from_bytes(DAEMON_BUNDLE, &given).unwrap());
+    let (given, heard) = watch::channel(given);
     let mut watch = place.watch_of(Source::Daemon(Some(heard)));
     let (_seat, leave) = place.enter("d", &place.one);
     let two = ca("Two");
