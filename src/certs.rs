@@ -1,7 +1,8 @@
-//! A development PKI: everything that a local site needs, made by this program (`sphere-gateway certs`), by the
-//! quickstart and by the tests. Not for production: there, certificates come from Azure Sphere and the IoT Edge daemon.
+//! Certificates that this program makes: a whole development site (`sphere-gateway certs`, the quickstart, the tests), or
+//! one by one what a site keeps (`certs root`, `certs edge-ca` ..). In production devices' certificates come from Azure
+//! Sphere, and the server's from the IoT Edge daemon.
 //!
-//! Owns: CAs, server and client certificates by rcgen, their files.
+//! Owns: CAs, server and client certificates by rcgen, their files, and what a person is told of any certificate.
 //! Invariants: private keys show neither in `Debug` nor with more than owner's rights on disk; no key is overwritten
 //! unless it was asked for. Must not know: how the gateway uses them.
 //!
@@ -11,13 +12,14 @@
 //!  hub CA    (P-256) -- server certificate of the local hub               (the gateway holds the hub CA)
 //! ```
 
+pub mod facts;
+mod files;
+mod issuer;
 mod site;
 
 use std::fmt;
-use std::fs::OpenOptions;
-use std::io::{self, Write as _};
+use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,6 +28,8 @@ use rcgen::{
     Issuer, KeyPair, KeyUsagePurpose, SanType, date_time_ymd,
 };
 
+pub use self::files::replace_public;
+use self::files::{PkiFile, write_files};
 pub use self::site::{Site, SiteDevice, SiteSpec, mint_site, sphere_like_id};
 use crate::clock::UnixMillis;
 
@@ -48,6 +52,25 @@ pub enum CertsError {
     Exists {
         /// Which.
         path: PathBuf,
+    },
+    /// A file of a CA cannot be read.
+    #[error(
+        "cannot read {path}: {source}; make the CA first (`certs root`, `certs edge-ca`), or name another with --ca",
+        path = path.display()
+    )]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A CA that cannot sign this.
+    #[error("{path} cannot sign: {why}", path = path.display())]
+    Ca {
+        /// Its file.
+        path: PathBuf,
+        /// Why, and what to do.
+        why: String,
     },
     /// The disk.
     #[error("cannot write {path}: {source}", path = path.display())]
@@ -113,6 +136,15 @@ impl Window {
         }
     }
 
+    /// As much of it as lies within another one's: no leaf outlives its CA.
+    #[must_use]
+    pub fn within(self, other: Self) -> Self {
+        Self {
+            not_before: self.not_before.max(other.not_before),
+            not_after: self.not_after.min(other.not_after),
+        }
+    }
+
     fn apply(self, params: &mut CertificateParams) {
         let time = |at: UnixMillis| {
             date_time_ymd(1970, 1, 1) + Duration::from_secs(at.as_secs().min(TIME_SECS_MAX))
@@ -129,6 +161,10 @@ pub struct Authority {
     certificate_pem: String,
     /// The intermediates from this CA (inclusive) up to the root (exclusive), PEM. Empty for a root.
     intermediates_pem: String,
+    /// How long it is valid.
+    window: Window,
+    /// Most CAs below it, if it says so.
+    path_len: Option<u32>,
 }
 
 /// The key stays out of logs.
@@ -143,7 +179,7 @@ impl Authority {
     pub fn root(name: &str, curve: Curve, window: Window) -> Result<Self, CertsError> {
         let make = || {
             let key = curve.key()?;
-            let params = ca_params(name, window);
+            let params = ca_params(name, window, None);
             let pem = params.self_signed(&key)?.pem();
             Ok((params, key, pem))
         };
@@ -153,6 +189,8 @@ impl Authority {
             name: name.to_owned(),
             certificate_pem,
             intermediates_pem: String::new(),
+            window,
+            path_len: None,
         })
     }
 
@@ -163,9 +201,24 @@ impl Authority {
         curve: Curve,
         window: Window,
     ) -> Result<Self, CertsError> {
+        self.below(name, curve, window, None)
+    }
+
+    /// A CA below this one that signs no further CAs: what the IoT Edge daemon takes as edge CA.
+    pub fn edge_ca(&self, name: &str, curve: Curve, window: Window) -> Result<Self, CertsError> {
+        self.below(name, curve, window, Some(0))
+    }
+
+    fn below(
+        &self,
+        name: &str,
+        curve: Curve,
+        window: Window,
+        path_len: Option<u8>,
+    ) -> Result<Self, CertsError> {
         let make = || {
             let key = curve.key()?;
-            let params = ca_params(name, window);
+            let params = ca_params(name, window, path_len);
             let pem = params.signed_by(&key, &self.issuer)?.pem();
             Ok((params, key, pem))
         };
@@ -175,6 +228,8 @@ impl Authority {
             name: name.to_owned(),
             intermediates_pem: format!("{certificate_pem}{}", self.intermediates_pem),
             certificate_pem,
+            window,
+            path_len: path_len.map(u32::from),
         })
     }
 
@@ -236,17 +291,41 @@ impl Authority {
         &self.certificate_pem
     }
 
+    /// How long the CA is valid.
+    pub fn window(&self) -> Window {
+        self.window
+    }
+
+    /// Whether a CA may stand below it.
+    pub fn may_sign_ca(&self) -> bool {
+        self.path_len != Some(0)
+    }
+
     /// The CA's private key.
     pub fn key_pem(&self) -> String {
         self.issuer.key().serialize_pem()
     }
 
-    /// Writes `{stem}.pem` and `{stem}.key.pem`.
     fn files(&self, stem: &str) -> Vec<PkiFile> {
+        // With what is above it, but for the root: what signs with it hands these on.
+        let pem = match self.intermediates_pem.as_str() {
+            "" => self.certificate_pem.clone(),
+            chain => chain.to_owned(),
+        };
         vec![
-            PkiFile::public(format!("{stem}.pem"), self.certificate_pem.clone()),
+            PkiFile::public(format!("{stem}.pem"), pem),
             PkiFile::secret(format!("{stem}.key.pem"), self.key_pem()),
         ]
+    }
+
+    /// Writes `{stem}.pem` and `{stem}.key.pem` (0600) into `folder`, which is made if need be.
+    pub fn write_to_folder(
+        &self,
+        folder: &Path,
+        stem: &str,
+        overwrite: bool,
+    ) -> Result<Vec<PathBuf>, CertsError> {
+        write_files(folder, self.files(stem), overwrite)
     }
 }
 
@@ -288,6 +367,27 @@ impl Issued {
     ) -> Result<Vec<PathBuf>, CertsError> {
         write_files(folder, self.files(stem), overwrite)
     }
+
+    /// Writes the files of several, all or none.
+    pub fn write_all(
+        folder: &Path,
+        all: &[(String, Self)],
+        overwrite: bool,
+    ) -> Result<Vec<PathBuf>, CertsError> {
+        let files = all.iter().flat_map(|(stem, issued)| issued.files(stem)).collect();
+        write_files(folder, files, overwrite)
+    }
+
+    /// Writes the leaf alone, as `{stem}.pem`, and no key: of a proof nobody needs it again.
+    pub fn write_proof(
+        &self,
+        folder: &Path,
+        stem: &str,
+        overwrite: bool,
+    ) -> Result<Vec<PathBuf>, CertsError> {
+        let file = PkiFile::public(format!("{stem}.pem"), self.leaf_pem.clone());
+        write_files(folder, vec![file], overwrite)
+    }
 }
 
 fn named(name: &str) -> impl FnOnce(rcgen::Error) -> CertsError {
@@ -304,9 +404,12 @@ fn params(name: &str, window: Window) -> CertificateParams {
     params
 }
 
-fn ca_params(name: &str, window: Window) -> CertificateParams {
+fn ca_params(name: &str, window: Window, path_len: Option<u8>) -> CertificateParams {
     let mut params = params(name, window);
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.is_ca = IsCa::Ca(match path_len {
+        Some(most) => BasicConstraints::Constrained(most),
+        None => BasicConstraints::Unconstrained,
+    });
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params
 }
@@ -317,53 +420,6 @@ fn leaf_params(name: &str, window: Window, purpose: ExtendedKeyUsagePurpose) -> 
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![purpose];
     params
-}
-
-struct PkiFile {
-    name: String,
-    text: String,
-    mode: u32,
-}
-
-impl PkiFile {
-    fn public(name: String, text: String) -> Self {
-        Self { name, text, mode: 0o644 }
-    }
-
-    fn secret(name: String, text: String) -> Self {
-        Self { name, text, mode: 0o600 }
-    }
-}
-
-fn write_files(
-    folder: &Path,
-    files: Vec<PkiFile>,
-    overwrite: bool,
-) -> Result<Vec<PathBuf>, CertsError> {
-    let paths: Vec<PathBuf> = files.iter().map(|file| folder.join(&file.name)).collect();
-    // All are looked at before the first is written: half a replaced PKI is worse than none.
-    if let Some(path) = paths.iter().find(|path| !overwrite && path.exists()) {
-        return Err(CertsError::Exists { path: path.clone() });
-    }
-    for (file, path) in files.iter().zip(&paths) {
-        write_file(file, path)
-            .map_err(|source| CertsError::Write { path: path.clone(), source })?;
-    }
-    Ok(paths)
-}
-
-fn write_file(file: &PkiFile, path: &Path) -> io::Result<()> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    // Removed first, because `mode` counts only for a file that is created.
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    let mut out = OpenOptions::new().write(true).create_new(true).mode(file.mode).open(path)?;
-    out.write_all(file.text.as_bytes())?;
-    out.sync_all()
 }
 
 #[cfg(test)]

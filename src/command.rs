@@ -1,11 +1,13 @@
-//! Commands that look at a gateway's store, its volume, its routes and its deployment, beside the gateway itself.
+//! Commands that look at a gateway's store, its volume, its routes, its certificates and its deployment, beside the gateway
+//! itself.
 //!
 //! Owns: their arguments, what they print, and how they end ([`End`]). They change nothing but a folder of their own
-//! (`doctor disk`) or a file that was asked for (`--out`), and take no lock: a gateway may be running.
+//! (`doctor disk`) or files that were asked for (`--out`, `certs`), and take no lock: a gateway may be running.
 //! Invariants: what is as long as the backlog is streamed; a reader that has enough (a closed pipe) ends a command quietly.
 //! Must not know: the environment (`main` reads it), the gateway.
 
 mod ask;
+pub mod certs;
 pub mod check;
 mod dead_letters;
 mod doctor;
@@ -25,6 +27,7 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 
+pub use certs::{CertsArgs, InspectArgs, certs};
 pub use doctor::DiskArgs;
 pub use health::{HealthArgs, health};
 pub use list::ListArgs;
@@ -34,6 +37,7 @@ pub use manifest::{
 pub use refusals::{RefusalsArgs, refusals};
 pub use routes::{RoutesAction, routes};
 
+use crate::certs::CertsError;
 use crate::desired;
 use crate::store::inspect::Inspector;
 use crate::store::{OpenError, QueueId, RealDisk};
@@ -60,6 +64,9 @@ pub enum CommandError {
     /// It cannot be done as asked; says what to write instead. Exit code 64.
     #[error("{0}")]
     Usage(String),
+    /// A certificate cannot be made or written; says what to do.
+    #[error(transparent)]
+    Certs(#[from] CertsError),
     /// The store's folder cannot be read; says what to do.
     #[error("{0}")]
     Store(String),

@@ -62,7 +62,7 @@ use self::bundle_watch::Asked;
 pub use self::bundle_watch::{Applied, BundleReload, Closing};
 use self::configuration::{Configuration, First};
 use self::daemon::FromDaemon;
-pub use self::examine::examine;
+pub use self::examine::{examine, inspect};
 use self::forecast::{LastSample, Sampler};
 use self::hub::ToHub;
 use self::known_scope::{load_scope, show_scope};

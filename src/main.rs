@@ -1,16 +1,14 @@
 //! The command line: `run`, `check`, `certs`, `queue`, `health`, `refusals`, `doctor`, `routes`, `manifest`: parse, call, print.
 
 use std::io::{BufWriter, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use sphere_gateway::certs::{self, CertsError, SiteSpec, mint_site};
 use sphere_gateway::clock;
 use sphere_gateway::command::{
-    self, CheckAction, CommandError, DoctorAction, End, EnvLevel, EnvVerdict, HealthArgs,
-    ManifestAction, QueueArgs, RefusalsArgs, RoutesAction, Settings, Surroundings,
+    self, CertsArgs, CheckAction, CommandError, DoctorAction, End, EnvLevel, EnvVerdict,
+    HealthArgs, ManifestAction, QueueArgs, RefusalsArgs, RoutesAction, Settings, Surroundings,
 };
 use sphere_gateway::config::{self, Config, LogFormat, LogLevel, Place, ProcessEnv, Verdict};
 use sphere_gateway::gateway::{self, Gateway, StartError};
@@ -46,27 +44,8 @@ enum Command {
         #[arg(long, conflicts_with = "env")]
         json: bool,
     },
-    /// Make development certificates: tenant CA, edge CA, server, hub, devices.
-    Certs {
-        /// The folder to write to.
-        #[arg(long, default_value = "certs/dev")]
-        out: PathBuf,
-        /// How many devices.
-        #[arg(long, default_value_t = 1)]
-        devices: usize,
-        /// Host name or address by which devices call the gateway; may be given more than once.
-        #[arg(long = "gateway-name", default_value = "localhost")]
-        gateway_names: Vec<String>,
-        /// Further host name or address of the local hub (hub double); may be given more than once.
-        #[arg(long = "hub-name")]
-        hub_names: Vec<String>,
-        /// How many days all of it is valid, the CAs too, which no leaf outlives.
-        #[arg(long, value_name = "N", default_value = "30", value_parser = certs::days)]
-        days: u64,
-        /// Replace files that exist.
-        #[arg(long)]
-        force: bool,
-    },
+    /// Make certificates, all of a development site or one by one; import a trust bundle; inspect what is there.
+    Certs(CertsArgs),
     /// Look at the queues: what waits, how long the budget lasts, export, check, dead letters.
     Queue(QueueArgs),
     /// Ask the running gateway whether it does its job: exit status 0 or 1, for a container's health check.
@@ -99,12 +78,7 @@ fn main() -> ExitCode {
         }
         Command::Check { env: true, .. } => Ok(environment()),
         Command::Check { env: false, json, .. } => check(json),
-        Command::Certs { out, devices, gateway_names, hub_names, days, force } => {
-            let mut spec = SiteSpec::local(&[], devices);
-            (spec.gateway_names, spec.days) = (gateway_names, days);
-            spec.hub_names.extend(hub_names);
-            make_certs(&out, &spec, force)
-        }
+        Command::Certs(args) => certs(&args),
         Command::Queue(args) => look(|here, out| command::queue(args, here, out)),
         Command::Health(args) => look(|here, out| command::health(&args, here, out)),
         Command::Refusals(args) => look(|here, out| command::refusals(&args, here, out)),
@@ -153,6 +127,14 @@ fn look(
             Ok(ExitCode::FAILURE)
         }
     }
+}
+
+fn certs(args: &CertsArgs) -> anyhow::Result<ExitCode> {
+    let now = clock::system().wall();
+    look(|_, out| match args.inspects() {
+        Some(args) => gateway::inspect(args, &config::Certificates::read(&ProcessEnv), now, out),
+        None => command::certs(args, now, out),
+    })
 }
 
 fn judge_variables(vars: &[(String, String)]) -> Vec<EnvVerdict> {
@@ -306,12 +288,4 @@ fn level(level: LogLevel) -> LevelFilter {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Verbose => LevelFilter::TRACE,
     }
-}
-
-fn make_certs(out: &std::path::Path, spec: &SiteSpec, force: bool) -> anyhow::Result<ExitCode> {
-    let said = |error: CertsError| anyhow::anyhow!("{error}");
-    let site = mint_site(spec, clock::system().wall()).map_err(said)?;
-    let files = site.write_to_folder(out, force).map_err(said)?;
-    files.iter().for_each(|f| println!("{}", f.display()));
-    Ok(ExitCode::SUCCESS)
 }

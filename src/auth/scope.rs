@@ -13,6 +13,7 @@
 //!
 //! Must not know: how entries are fetched; certificates.
 
+pub mod census;
 mod file;
 mod snapshot;
 pub mod vault;

@@ -80,6 +80,8 @@ pub enum Group {
     Versions,
     /// A gateway that runs here.
     Running,
+    /// Certificates that are looked at by themselves.
+    Files,
 }
 
 impl Group {
@@ -97,6 +99,7 @@ impl Group {
             Self::Limits => "Limits",
             Self::Versions => "Versions",
             Self::Running => "Running gateway",
+            Self::Files => "Files",
         }
     }
 
@@ -205,17 +208,21 @@ impl Report {
     /// See [`CommandError`].
     pub fn print(&self, json: bool, out: &mut dyn Write) -> Result<(), CommandError> {
         if json {
-            let all = serde_json::json!({
-                "version": env!("CARGO_PKG_VERSION"),
-                "findings": self.findings,
-                "summary": self.summary(),
-                "exitStatus": self.exit_status(),
-            });
-            export::write_line(out, &all)?;
+            export::write_line(out, &self.json())?;
         } else {
             self.print_words(out)?;
         }
         Ok(out.flush()?)
+    }
+
+    /// The JSON object.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "findings": self.findings,
+            "summary": self.summary(),
+            "exitStatus": self.exit_status(),
+        })
     }
 
     fn print_words(&self, out: &mut dyn Write) -> Result<(), CommandError> {

@@ -27,7 +27,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use elsewhere::{Judged, Verdict, is_secret, judge};
-pub use place::{Place, QUEUES_FOLDER};
+pub use place::{Certificates, Place, QUEUES_FOLDER};
 
 use crate::edged;
 use crate::identity::{DeviceId, ModuleId};

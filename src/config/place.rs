@@ -1,6 +1,6 @@
 //! Where a gateway keeps and shows things: what commands need that only look.
 //!
-//! Owns: [`Place`]. Unlike [`super::Config`] it asks for nothing, tries nothing out, and is usable where a gateway could not
+//! Owns: [`Place`], [`Certificates`]. Unlike [`super::Config`] they ask for nothing, try nothing out, and are usable where a gateway could not
 //! start. Must not know: commands.
 
 use std::path::{Path, PathBuf};
@@ -12,6 +12,8 @@ use super::reader::Reader;
 const OWN_FOLDER: &str = "edgeHub";
 /// In the gateway's own folder: the store.
 pub const QUEUES_FOLDER: &str = "queues";
+/// In the gateway's own folder: who may connect, as it was last known.
+const SCOPE_FILE: &str = "scope.json";
 
 /// Where a gateway with this environment keeps its store and answers its administrator.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +40,39 @@ impl Place {
     }
 }
 
+/// The certificates that a gateway with this environment is given by files.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Certificates {
+    /// `EdgeHubDevTrustBundleFile`.
+    pub bundle: Vec<PathBuf>,
+    /// `EdgeHubDevServerCertificateFile`.
+    pub server: Option<PathBuf>,
+    /// `EdgeHubDevServerPrivateKeyFile`.
+    pub key: Option<PathBuf>,
+    /// `EdgeDeviceHostName`.
+    pub gateway_name: Option<String>,
+    /// The snapshot of the scope.
+    pub scope: Option<PathBuf>,
+}
+
+impl Certificates {
+    /// Reads the environment, as [`Place::read`] does.
+    pub fn read(env: &dyn Env) -> Self {
+        let mut reader = Reader::new(env);
+        let mut take = |name| reader.take(name, "");
+        let bundle = take("EdgeHubDevTrustBundleFile").unwrap_or_default();
+        let bundle = bundle.split(';').map(str::trim).filter(|path| !path.is_empty());
+        Self {
+            bundle: bundle.map(PathBuf::from).collect(),
+            server: take("EdgeHubDevServerCertificateFile").map(PathBuf::from),
+            key: take("EdgeHubDevServerPrivateKeyFile").map(PathBuf::from),
+            gateway_name: take("EdgeDeviceHostName"),
+            scope: take("StorageFolder")
+                .map(|folder| Path::new(&folder).join(OWN_FOLDER).join(SCOPE_FILE)),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::MapEnv;
@@ -56,5 +91,24 @@ mod tests {
         check(env.clone().with("metrics__listener__port", "0"), None, None);
         check(env.with("metrics__listener__MetricsEnabled", "false"), None, None);
         assert_eq!(Place::queues_in(Path::new("/s")), Path::new("/s/edgeHub/queues"));
+    }
+
+    #[test]
+    fn certificates_are_where_the_gateway_has_them() {
+        assert_eq!(Certificates::read(&MapEnv::default()), Certificates::default());
+        let env = MapEnv::default()
+            .with("edgehubdevtrustbundlefile", "/a.pem; /b ;")
+            .with("EdgeHubDevServerCertificateFile", "/c")
+            .with("EdgeHubDevServerPrivateKeyFile", "/k")
+            .with("EdgeDeviceHostName", "gw.example")
+            .with("StorageFolder", "/s");
+        let expected = Certificates {
+            bundle: vec!["/a.pem".into(), "/b".into()],
+            server: Some("/c".into()),
+            key: Some("/k".into()),
+            gateway_name: Some("gw.example".to_owned()),
+            scope: Some("/s/edgeHub/scope.json".into()),
+        };
+        assert_eq!(Certificates::read(&env), expected);
     }
 }

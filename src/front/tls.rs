@@ -45,7 +45,9 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
 
-pub use self::identity::{ServerIdentity, ServerIdentityError, Warning, load_server_identity};
+pub use self::identity::{
+    ServerChain, ServerIdentity, ServerIdentityError, Warning, load_server_identity,
+};
 use self::presented::Reason;
 use crate::auth::bundle::CHAIN_MAX;
 

@@ -9,6 +9,7 @@
 mod certificate;
 mod daemon;
 mod hub;
+mod inspect;
 mod scope;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use rustls_pki_types::CertificateDer;
 
 use self::daemon::Given;
+pub use self::inspect::inspect;
 use super::configuration::First;
 use super::daemon::DAEMON_BUNDLE;
 use super::{descriptors, settings};

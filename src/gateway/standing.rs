@@ -95,7 +95,6 @@ impl Standing {
         let (authenticator, roster) = (Arc::clone(&self.authenticator), Arc::clone(&self.roster));
         self.metrics.on_scrape(move |metrics| {
             let horizon = authenticator.horizon(&roster.admissions());
-            let next = horizon.next.as_ref().map_or(0, |(at, _)| at.as_secs());
             let help = "Devices whose certificate (and grace) has ended: during an outage they cannot come back";
             metrics.set_gauge("leaf_expired_devices", help, horizon.expired as f64);
             let help = "Devices whose certificate (and grace) ends within an hour";

@@ -107,7 +107,7 @@ async fn log_of_a_run(format: &str) -> Vec<String> {
     });
     let mut stream = silent_tls(&config).await;
     device::write(&mut stream, &Packet::Connect(claim)).await.expect("write");
-    log.extend(tokio::task::block_in_place(|| running.until("closed: ")));
+    log.extend(tokio::task::block_in_place(|| running.until("user_name_device_id")));
     log.extend(tokio::task::block_in_place(|| running.stop()));
     world.end().await;
     assert!(log.iter().any(|line| line.contains("forged")), "a peer's words are logged: {log:#?}");
@@ -130,6 +130,7 @@ async fn each_line_is_an_object_if_json_is_set() {
     let has = |part: &str| messages.iter().any(|message| message.contains(part));
     assert!(has("RuntimeLogFormat") && has("honoured"), "the start table");
     assert!(has("MQTT over TLS on") && has("stopped"), "{messages:#?}");
+    assert!(has("user_name_device_id") && has("peer 127.0.0.1"), "{messages:#?}");
     let closed: Vec<&String> = log.iter().filter(|line| line.contains("closed: ")).collect();
     assert!(closed.iter().all(|line| line.contains("\"peer\":\"127.0.0.1")), "{closed:#?}");
 }

@@ -120,7 +120,8 @@ async fn who_is_disabled_moved_or_removed_is_let_go_by_one_question() {
     let method = "RefreshDeviceScopeIdentityCache";
     let answer = world.hub.call_method(EDGE, EDGE_HUB, method, &payload, PATIENCE).await;
     assert_eq!(answer.expect("an answer").status, 200);
-    until_counted(&gateway, "client_dismissed", "scope", 3.0).await;
+    until_counted(&gateway, "client_dismissed", "disabled", 1.0).await;
+    until_counted(&gateway, "client_dismissed", "not_in_scope", 2.0).await;
     eventually("the fourth alone stays", async || fleet.connected() == 1).await;
     // Who moved away is 401, which is asked again with a new token.
     assert_eq!(world.hub.counts().scope_singles, before.scope_singles + 4);

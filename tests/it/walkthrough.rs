@@ -158,7 +158,11 @@ impl Help {
     /// Walks down the subcommands, and looks for each option where it stands; gives the subcommand.
     fn check(&mut self, arguments: &[String]) -> Result<String, String> {
         let mut path = Vec::new();
+        let mut is_value = false;
         for argument in arguments {
+            if std::mem::take(&mut is_value) {
+                continue;
+            }
             if argument.starts_with("--") {
                 let name = argument.split('=').next().unwrap_or_default();
                 let help = self.of(&path);
@@ -166,6 +170,7 @@ impl Help {
                 if !help.split(is_end).any(|word| word == name) {
                     return Err(format!("{path:?} has no option {name}"));
                 }
+                is_value = argument == name && help.contains(&format!("{name} <"));
                 continue;
             }
             let commands = self.commands(&path);

@@ -22,6 +22,13 @@ use crate::clock::UnixMillis;
 #[derive(Clone)]
 pub struct ServerIdentity {
     key: Arc<CertifiedKey>,
+    chain: ServerChain,
+}
+
+/// A server's certificates, checked without their key: what devices see.
+#[derive(Debug, Clone)]
+pub struct ServerChain {
+    certificates: Vec<CertificateDer<'static>>,
     leaf: CertificateInfo,
     warnings: Vec<Warning>,
 }
@@ -30,9 +37,9 @@ pub struct ServerIdentity {
 impl fmt::Debug for ServerIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerIdentity")
-            .field("leaf", &self.leaf.subject)
+            .field("leaf", &self.chain.leaf.subject)
             .field("certificates", &self.key.cert.len())
-            .field("warnings", &self.warnings)
+            .field("warnings", &self.chain.warnings)
             .finish_non_exhaustive()
     }
 }
@@ -198,18 +205,8 @@ impl ServerIdentity {
         let key = PrivateKeyDer::from_pem_slice(key_pem).map_err(|_| ServerIdentityError::NoKey)?;
         let provider = ring::default_provider();
         let key = certified_key(&provider, chain, key, &infos)?;
-        check_order(&infos)?;
-        let mut warnings = Vec::new();
-        check_signatures(&key.cert, &infos, &mut warnings)?;
-        check_validity(&infos, now, &mut warnings);
-        check_name(&key.cert[0], gateway_name, &mut warnings);
-        if let [leaf] = &infos[..]
-            && !leaf.self_issued
-        {
-            warnings.push(Warning::LeafAlone { issuer: leaf.issuer.clone() });
-        }
-        let leaf = infos.into_iter().next().expect("read_chain gives at least one");
-        Ok(Self { key: Arc::new(key), leaf, warnings })
+        let chain = ServerChain::judge(key.cert.clone(), infos, Some(gateway_name), now)?;
+        Ok(Self { key: Arc::new(key), chain })
     }
 
     /// Chain and key, for rustls.
@@ -217,14 +214,68 @@ impl ServerIdentity {
         Arc::clone(&self.key)
     }
 
+    /// What devices see of it.
+    pub fn seen(&self) -> &ServerChain {
+        &self.chain
+    }
+
     /// The server's own certificate: subject, validity, thumbprints.
     pub fn leaf(&self) -> &CertificateInfo {
-        &self.leaf
+        self.chain.leaf()
     }
 
     /// What devices are shown, leaf first.
     pub fn chain(&self) -> &[CertificateDer<'static>] {
-        &self.key.cert
+        self.chain.certificates()
+    }
+
+    /// What devices will probably not accept.
+    pub fn warnings(&self) -> &[Warning] {
+        self.chain.warnings()
+    }
+}
+
+impl ServerChain {
+    /// Checks a chain (PEM, leaf first) as [`ServerIdentity::from_pem`] does, but for the key; without a name, for none.
+    pub fn from_pem(
+        chain_pem: &[u8],
+        gateway_name: Option<&str>,
+        now: UnixMillis,
+    ) -> Result<Self, ServerIdentityError> {
+        let (certificates, infos) = read_chain(chain_pem)?;
+        Self::judge(certificates, infos, gateway_name, now)
+    }
+
+    fn judge(
+        certificates: Vec<CertificateDer<'static>>,
+        infos: Vec<CertificateInfo>,
+        gateway_name: Option<&str>,
+        now: UnixMillis,
+    ) -> Result<Self, ServerIdentityError> {
+        check_order(&infos)?;
+        let mut warnings = Vec::new();
+        check_signatures(&certificates, &infos, &mut warnings)?;
+        check_validity(&infos, now, &mut warnings);
+        if let Some(name) = gateway_name {
+            check_name(&certificates[0], name, &mut warnings);
+        }
+        if let [leaf] = &infos[..]
+            && !leaf.self_issued
+        {
+            warnings.push(Warning::LeafAlone { issuer: leaf.issuer.clone() });
+        }
+        let leaf = infos.into_iter().next().expect("read_chain gives at least one");
+        Ok(Self { certificates, leaf, warnings })
+    }
+
+    /// The first certificate: subject, validity, thumbprints.
+    pub fn leaf(&self) -> &CertificateInfo {
+        &self.leaf
+    }
+
+    /// All of them, leaf first.
+    pub fn certificates(&self) -> &[CertificateDer<'static>] {
+        &self.certificates
     }
 
     /// What devices will probably not accept.

@@ -11,12 +11,12 @@ use crate::auth::bundle::{self, BundleError, EntryWarning, ListInfo};
 use crate::auth::x509::{self, CertificateInfo, Piece, Validity};
 use crate::clock::UnixMillis;
 use crate::command::check::{Finding, Group, plural};
-use crate::front::tls::{ServerIdentity, Warning};
+use crate::front::tls::{ServerChain, ServerIdentity, Warning};
 use crate::gateway::daemon::DAEMON_BUNDLE;
 use crate::gateway::server_end::ends_soon;
 
 /// An Azure Sphere application keeps a root of so many bytes in PEM.
-const SPHERE_ROOT_BYTES_MAX: usize = 3 * 1024;
+pub(super) const SPHERE_ROOT_BYTES_MAX: usize = 3 * 1024;
 
 /// What devices are shown. `at_hand`: certificates among which its root may be; `is_renewed`: the IoT Edge daemon renews it.
 pub(super) fn server(
@@ -25,18 +25,32 @@ pub(super) fn server(
     now: UnixMillis,
     is_renewed: bool,
 ) -> Vec<Finding> {
-    const GROUP: Group = Group::Certificate;
-    let leaf = identity.leaf();
     let n = plural(identity.chain().len() as u64, "certificate");
-    let text = format!("{n}, leaf first, and the key fits: {}", leaf.subject);
-    let mut findings = vec![GROUP.ok("certificate-chain", text)];
+    let text = format!("{n}, leaf first, and the key fits: {}", identity.leaf().subject);
+    let mut findings = vec![Group::Certificate.ok("certificate-chain", text)];
+    let name = Some("the gateway's name (EdgeDeviceHostName)");
+    findings.extend(chain(identity.seen(), name, now, is_renewed));
+    findings.push(root(identity.chain(), at_hand));
+    findings
+}
+
+/// Names, validity and usage of a chain that is in order. `name`: what it was checked for, if it was.
+pub(super) fn chain(
+    chain: &ServerChain,
+    name: Option<&str>,
+    now: UnixMillis,
+    is_renewed: bool,
+) -> Vec<Finding> {
+    const GROUP: Group = Group::Certificate;
+    let leaf = chain.leaf();
+    let mut findings = Vec::new();
     let renew = if is_renewed {
         "see why the daemon's CA is at its end (edge_ca in its config.toml), and the time of this machine"
     } else {
         "renew it: a new one with the same key or another, then start the gateway again"
     };
     let (mut is_named, mut is_valid) = (true, true);
-    for warning in identity.warnings() {
+    for warning in chain.warnings() {
         let text = warning.to_string();
         findings.push(match warning {
             Warning::Name { name, .. } => {
@@ -62,9 +76,8 @@ pub(super) fn server(
             }
         });
     }
-    if is_named {
-        findings
-            .push(GROUP.ok("certificate-name", "it has the gateway's name (EdgeDeviceHostName)"));
+    if let Some(name) = name.filter(|_| is_named) {
+        findings.push(GROUP.ok("certificate-name", format!("it has {name}")));
     }
     if is_valid {
         let text = format!("valid until {} ({})", x509::utc(leaf.not_after), left(leaf, now));
@@ -73,28 +86,26 @@ pub(super) fn server(
             false => GROUP.ok("certificate-validity", text),
         });
     }
-    findings.push(root(identity, at_hand));
     findings
 }
 
-fn is_soon(info: &CertificateInfo, now: UnixMillis) -> bool {
+pub(super) fn is_soon(info: &CertificateInfo, now: UnixMillis) -> bool {
     ends_soon((info.not_before, info.not_after), now, false)
 }
 
-fn left(info: &CertificateInfo, now: UnixMillis) -> String {
+pub(super) fn left(info: &CertificateInfo, now: UnixMillis) -> String {
     let days = info.not_after.as_secs().saturating_sub(now.as_secs()) / 86_400;
     format!("{} left", plural(days, "day"))
 }
 
 /// The root that devices must hold, if it is at hand: an Azure Sphere application has little room for it.
-fn root(identity: &ServerIdentity, at_hand: &[CertificateDer<'_>]) -> Finding {
+pub(super) fn root(chain: &[CertificateDer<'_>], at_hand: &[CertificateDer<'_>]) -> Finding {
     const GROUP: Group = Group::Certificate;
     const ID: &str = "certificate-root";
     let read = |der: &_| CertificateInfo::read(der).ok();
-    let last = identity.chain().last().and_then(read);
+    let last = chain.last().and_then(read);
     let issuer = last.map(|info| info.issuer).unwrap_or_default();
-    let found = identity
-        .chain()
+    let found = chain
         .iter()
         .chain(at_hand)
         .find(|der| read(der).is_some_and(|info| info.self_issued && info.subject == issuer));
@@ -162,7 +173,7 @@ pub(super) fn daemon_bundle(pem: &[u8], now: UnixMillis) -> Vec<Finding> {
     }
 }
 
-fn entries(bundle: &TrustBundle, now: UnixMillis) -> Vec<Finding> {
+pub(super) fn entries(bundle: &TrustBundle, now: UnixMillis) -> Vec<Finding> {
     const GROUP: Group = Group::Bundle;
     const ENTRY: &str = "bundle-entry";
     let mut findings = Vec::new();

@@ -1,0 +1,194 @@
+//! `certs import`: what Azure gives (`.cer`, `.p7b`) and PEM into the trust bundle.
+//!
+//! Owns: what comes in, what is new, and what is told. What serves as an anchor is the gateway's own judgement
+//! ([`TrustBundle`]). Invariants: the bundle is replaced whole or not at all, and what it had stays, lists and comments too;
+//! no key gets into it. Must not know: the gateway, which takes a new bundle up by itself.
+
+use std::collections::{HashMap, HashSet};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use rustls_pki_types::CertificateDer;
+
+use super::ImportArgs;
+use super::listing::{self, Shown};
+use crate::auth::TrustBundle;
+use crate::auth::bundle::{BundleError, Entry, EntryRefusal, FILE_BYTES_MAX};
+use crate::auth::x509::{self, CertificateInfo, Piece};
+use crate::certs::facts::{Facts, pem};
+use crate::certs::replace_public;
+use crate::clock::UnixMillis;
+use crate::command::text::{plain, plural};
+use crate::command::{CommandError, End};
+
+pub(super) fn run(
+    args: &ImportArgs,
+    now: UnixMillis,
+    out: &mut dyn Write,
+) -> Result<End, CommandError> {
+    let before = match args.replace {
+        true => Before::default(),
+        false => Before::read(&args.out)?,
+    };
+    let known: Vec<&Path> = before.path.iter().map(PathBuf::as_path).collect();
+    let files: Vec<&Path> = args.files.iter().map(PathBuf::as_path).collect();
+    let all = [known, files].concat();
+    let bundle = TrustBundle::load(&all).map_err(refused)?;
+    let ders = ders(&all)?;
+    let is_new = |entry: &&Entry| !before.anchors.contains(&entry.info.sha256);
+    let above = above(bundle.entries());
+    let is_asked = |entry: &&Entry| !(args.lowest && above.contains(&entry.info.sha256));
+    let new: Vec<&Entry> = bundle.entries().iter().filter(is_new).filter(is_asked).collect();
+    // What was wrong with the bundle before is `inspect`'s matter.
+    let (twice, bad): (Vec<_>, Vec<_>) = bundle
+        .refused()
+        .iter()
+        .skip(before.refused)
+        .partition(|refused| matches!(refused.reason, EntryRefusal::Duplicate(_)));
+    if new.is_empty() && twice.is_empty() {
+        return Err(refused(BundleError::NoAnchor(bad.into_iter().cloned().collect())));
+    }
+    let have = before.anchors.len();
+    let mut text = before.text;
+    for entry in &new {
+        let der = ders.get(&entry.info.sha256).ok_or_else(|| {
+            CommandError::Usage(format!("{} changed while it was read: try again", entry.source))
+        })?;
+        text.push_str(&pem(der));
+    }
+    if !new.is_empty() || args.replace {
+        replace_public(&args.out, text)?;
+    }
+    for refusal in &bad {
+        eprintln!("sphere-gateway: left out: {}", plain(&refusal.to_string()));
+    }
+    for entry in bundle.entries() {
+        let role = match new.iter().any(|new| new.info.sha256 == entry.info.sha256) {
+            true => "new",
+            false if is_new(&entry) => "left out: it stands above another (--lowest)",
+            false => "was there",
+        };
+        if let Some(facts) = ders.get(&entry.info.sha256).and_then(|der| Facts::read(der).ok()) {
+            let shown = Shown { source: entry.source.clone(), role, facts, signed: Vec::new() };
+            listing::words(&shown, now, out)?;
+        }
+    }
+    for entry in new.iter().filter(|entry| above.contains(&entry.info.sha256)) {
+        let subject = &entry.info.subject;
+        eprintln!(
+            "sphere-gateway: {subject} signed another CA of the bundle: devices of every CA below it are admitted, other \
+             people's, too; --lowest leaves such ones out"
+        );
+    }
+    let (path, n) = (args.out.display(), plural(new.len() as u64, "CA"));
+    let same = match twice.len() {
+        0 => String::new(),
+        n => format!(", {n} of the files there already"),
+    };
+    writeln!(out, "{path}: {n} added, {have} before{same}")?;
+    Ok(if bad.is_empty() { End::Fine } else { End::Found })
+}
+
+/// SHA-256 of each that signed another one, by its name.
+fn above(entries: &[Entry]) -> HashSet<String> {
+    let signs = |ca: &&Entry| {
+        let is_by_it = |e: &Entry| !e.info.self_issued && e.info.issuer == ca.info.subject;
+        entries.iter().any(is_by_it)
+    };
+    entries.iter().filter(signs).map(|entry| entry.info.sha256.clone()).collect()
+}
+
+/// The bundle as it is.
+#[derive(Default)]
+struct Before {
+    path: Option<PathBuf>,
+    /// What is written again as it is, if it is text.
+    text: String,
+    /// SHA-256 of each that serves.
+    anchors: Vec<String>,
+    /// How many do not serve.
+    refused: usize,
+}
+
+impl Before {
+    fn read(path: &Path) -> Result<Self, CommandError> {
+        if !path.try_exists().unwrap_or(true) {
+            return Ok(Self::default());
+        }
+        let bytes = read(path)?;
+        if bytes.is_empty() {
+            return Ok(Self::default());
+        }
+        let pieces = x509::split(&bytes);
+        if pieces.iter().any(|piece| matches!(piece, Piece::PrivateKey)) {
+            let text =
+                format!("{} holds a private key: take it out of the bundle first", path.display());
+            return Err(CommandError::Usage(text));
+        }
+        let bundle = TrustBundle::load(&[path]).map_err(|e| {
+            let text = format!("{e}; correct {} first, or say --replace", path.display());
+            CommandError::Usage(text)
+        })?;
+        let mut text = match String::from_utf8(bytes) {
+            Ok(text) if text.contains("-----BEGIN ") => text,
+            _ => pieces.iter().filter_map(certificate).map(|der| pem(der)).collect(),
+        };
+        if !text.ends_with('\n') {
+            text.push('\n');
+        }
+        let anchors = bundle.entries().iter().map(|entry| entry.info.sha256.clone()).collect();
+        Ok(Self { path: Some(path.to_owned()), text, anchors, refused: bundle.refused().len() })
+    }
+}
+
+fn certificate(piece: &Piece) -> Option<&CertificateDer<'static>> {
+    match piece {
+        Piece::Certificate(der) => Some(der),
+        _ => None,
+    }
+}
+
+fn refused(error: BundleError) -> CommandError {
+    CommandError::Usage(match error {
+        BundleError::NoAnchor(refused) => {
+            let why: String =
+                refused.iter().map(|r| format!("\n  {}", plain(&r.to_string()))).collect();
+            format!("nothing is imported: no usable CA certificate in these files{why}")
+        }
+        other => format!("nothing is imported: {other}"),
+    })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, CommandError> {
+    let failed = |e: std::io::Error| {
+        CommandError::Usage(format!(
+            "cannot read {}: {e}; correct the path or permissions",
+            path.display()
+        ))
+    };
+    if std::fs::metadata(path).map_err(failed)?.len() > FILE_BYTES_MAX {
+        let text = format!(
+            "{} has more than {FILE_BYTES_MAX} bytes: that is no certificate file",
+            path.display()
+        );
+        return Err(CommandError::Usage(text));
+    }
+    std::fs::read(path).map_err(failed)
+}
+
+/// SHA-256 -> certificate, of all files.
+fn ders(paths: &[&Path]) -> Result<HashMap<String, CertificateDer<'static>>, CommandError> {
+    let mut found = HashMap::new();
+    for path in paths {
+        if path.is_dir() {
+            let text = format!("{} is a folder: name the files in it", path.display());
+            return Err(CommandError::Usage(text));
+        }
+        for der in x509::split(&read(path)?).iter().filter_map(certificate) {
+            if let Ok(info) = CertificateInfo::read(der) {
+                found.insert(info.sha256, der.clone());
+            }
+        }
+    }
+    Ok(found)
+}
