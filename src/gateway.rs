@@ -383,6 +383,7 @@ impl Gateway {
         let limits = listener::Config {
             connections_max: descriptors::connections(wanted, &self.metrics) as usize,
             handshake_timeout: config.mqtt.handshake_timeout,
+            limits: settings::of_limits(&config.mqtt),
         };
         let (tasks, stop) = (self.tasks.front.clone(), self.stops.front.clone());
         self.tasks.front.spawn(listener::run(listener, limits, tls, Arc::new(front), tasks, stop));

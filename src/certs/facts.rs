@@ -121,14 +121,18 @@ fn signature(oid: &str) -> (String, bool) {
 
 /// A certificate as PEM (RFC 7468): lines of 64 characters.
 pub fn pem(der: &[u8]) -> String {
+    block("CERTIFICATE", der)
+}
+
+/// One PEM block (RFC 7468).
+pub(crate) fn block(label: &str, der: &[u8]) -> String {
     let base64 = STANDARD.encode(der);
-    let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
+    let mut text = format!("-----BEGIN {label}-----\n");
     for line in base64.as_bytes().chunks(64) {
         text.push_str(&String::from_utf8_lossy(line));
         text.push('\n');
     }
-    text.push_str("-----END CERTIFICATE-----\n");
-    text
+    text + &format!("-----END {label}-----\n")
 }
 
 #[cfg(test)]

@@ -210,6 +210,14 @@ pub struct Mqtt {
     /// Most clients at a time, modules and devices together (`MaxConnectedClients`). 100 as in the reference, so a site
     /// with more devices has to say so.
     pub clients_max: u32,
+    /// Handshakes and log-ins of one address that may fail in a minute (`FailedConnectsPerMin`, own); 0 = without limit.
+    pub failures_per_min: u32,
+    /// Longest time for which an address that only fails is turned away (`BanMaxSecs`, own); zero = never.
+    pub ban_max: Duration,
+    /// Log-ins of one identity in a minute, after the first 30 (`LogInsPerMin`, own); 0 = without limit.
+    pub log_ins_per_min: u32,
+    /// Packets of one client in a second, the rest waits in its socket (`PacketsPerSecMax`, own); 0 = without limit.
+    pub packets_per_sec: u32,
 }
 
 /// The listener of `/metrics` and `/healthz` (`metrics__listener__*`).

@@ -239,6 +239,10 @@ impl Reader {
             connect_timeout: self.span("mqttSettings__ConnectArrivalTimeout", 60, 3600),
             keep_alive_max: self.span("mqttSettings__MaxKeepAliveTimeout", 600, 86_400),
             clients_max,
+            failures_per_min: self.number("mqttSettings__FailedConnectsPerMin", 120, 0, 100_000),
+            ban_max: self.seconds("mqttSettings__BanMaxSecs", 60, 0, 3600),
+            log_ins_per_min: self.number("mqttSettings__LogInsPerMin", 12, 0, 6000),
+            packets_per_sec: self.number("mqttSettings__PacketsPerSecMax", 0, 0, 1_000_000),
         }
     }
 

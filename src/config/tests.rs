@@ -83,6 +83,10 @@ fn the_least_configuration_gets_the_references_defaults() {
             connect_timeout: Duration::from_secs(60),
             keep_alive_max: Duration::from_secs(600),
             clients_max: 100,
+            failures_per_min: 120,
+            ban_max: Duration::from_secs(60),
+            log_ins_per_min: 12,
+            packets_per_sec: 0,
         }
     );
     assert_eq!(

@@ -18,7 +18,9 @@
 mod alarm;
 mod handover;
 mod judge;
+mod log_in;
 mod seat;
+mod twin;
 mod wire;
 
 use std::net::SocketAddr;
@@ -35,20 +37,19 @@ use self::alarm::Alarm;
 use self::handover::{HandOver, Step};
 use self::judge::{in_mqtt, judge};
 use self::wire::{Wire, WireEvent};
+use super::door::Pass;
 use super::ingest::Ingest;
+use super::limits::bucket::Pace;
 use super::refused::Refused;
 use super::roster::{Roster, Seat};
 use crate::auth::decision::{Decisions, Stage};
 use crate::auth::{self, Admission, AskHub, Attempt, Authenticator};
 use crate::clock::{SharedClock, UnixMillis};
 use crate::identity::ClientName;
-use crate::iothub::topics;
 use crate::message::{Message, SystemKey};
 use crate::metrics::{KeptSeries, Metrics};
-use crate::mqtt::packet::{ConnectReturnCode, Delivery, Packet, Publish, Utf8Bytes};
-use crate::session::{
-    Blame, CloseReason, ConnectRequest, Limits, Output, Refusal, Session, TwinRequest,
-};
+use crate::mqtt::packet::{ConnectReturnCode, Packet};
+use crate::session::{Blame, CloseReason, ConnectRequest, Limits, Output, Refusal, Session};
 use crate::store::{AppendError, Appender};
 
 /// What the peer gets of us when the connection ends: the time for the last packets and the close_notify.
@@ -96,17 +97,18 @@ pub struct Front {
 }
 
 /// Serves one device until it leaves, misbehaves, is displaced, or `stop`.
-pub async fn run<S>(
+pub(super) async fn run<S>(
     stream: S,
     chain: Vec<CertificateDer<'static>>,
     peer: SocketAddr,
     front: Arc<Front>,
+    pass: Pass,
     stop: CancellationToken,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let limits = front.config.session;
-    let leave = stop.child_token();
+    let leave = pass.leave().clone();
     let mut connection = Connection {
         wire: Wire::new(stream, front.config.write_timeout),
         chain,
@@ -114,6 +116,8 @@ pub async fn run<S>(
         session: Session::new(limits, front.clock.monotonic()),
         handover: HandOver::new(front.appender.clone(), limits.inflight_max),
         front,
+        pace: pass.pace(),
+        pass,
         stop,
         leave,
         seat: None,
@@ -137,6 +141,8 @@ struct Connection<S> {
     front: Arc<Front>,
     session: Session,
     handover: HandOver,
+    pace: Pace,
+    pass: Pass,
     /// The gateway stops.
     stop: CancellationToken,
     /// The same, or this connection is to make room: one thing to watch instead of two.
@@ -185,20 +191,24 @@ where
                     self.drained = true;
                     self.close(CloseReason::environment("shutdown", "the gateway stops"));
                 }
+                Wake::Leave if self.seat.is_none() => self.close(log_in::crowded_out()),
                 Wake::Leave => self.close(seat::departure(self.seat.as_ref())),
                 Wake::Store(step) => self.stored(step),
                 Wake::Wire(event) => self.wired(event),
                 Wake::Deadline => {
                     let (now, wall) = (self.front.clock.monotonic(), self.front.clock.wall());
+                    self.pace.on_time(now);
                     self.session.on_timeout(now, wall, &mut self.outputs);
                 }
             }
         }
     }
 
-    /// Whether a packet may be taken: the session has room, the store takes messages, the peer reads its answers.
+    /// Whether a packet may be taken: the session has room, the store takes messages, the peer reads its answers and
+    /// does not send too fast.
     fn may_take(&self) -> bool {
-        self.session.wants_read() && self.handover.has_room() && self.wire.has_room()
+        let has_room = self.handover.has_room() && self.wire.has_room();
+        self.session.wants_read() && has_room && self.pace.rest_until().is_none()
     }
 
     /// Serves packets that are there until none is left that may be taken. What a packet asks for is carried out before
@@ -235,6 +245,7 @@ where
             Ok(None) => return false,
             Err(e) => self.session.on_codec_error(e, wall, &mut self.outputs),
         }
+        self.pace.served(now);
         true
     }
 
@@ -249,7 +260,7 @@ where
         if may_read != self.session.is_reading() {
             self.session.set_reading(may_read, self.front.clock.monotonic());
         }
-        alarm.set(self.session.deadline());
+        alarm.set(self.session.deadline().into_iter().chain(self.pace.rest_until()).min());
         tokio::select! {
             () = left => Wake::Leave,
             step = self.handover.step() => Wake::Store(step),
@@ -347,10 +358,13 @@ where
             password: request.password.as_deref(),
             chain: &self.chain,
         };
-        let verdict = match judge(&self.front, attempt, self.peer, &self.leave).await {
+        let verdict = match judge(&self.front, attempt, self.peer, &self.pass).await {
             Ok(admission) => {
                 let (identity, admission) = (admission.identity.clone(), Arc::new(admission));
-                let seated = self.take_seat(Arc::clone(&admission)).await;
+                let seated = match self.log_in(&identity) {
+                    Ok(()) => self.take_seat(Arc::clone(&admission)).await,
+                    Err(too_often) => Err(too_often),
+                };
                 seated.map(|()| {
                     self.front.admitted(self.peer, &request.claim, &admission, &self.chain);
                     identity
@@ -425,24 +439,6 @@ where
         self.close(CloseReason::environment(reason, e.to_string()));
     }
 
-    /// There is no twin yet, and 2xx would be a lie: the client gets a status that its SDK takes for "try later".
-    fn refuse_twin(&mut self, request: &TwinRequest) {
-        self.front.metrics.counted("twin_request", "not_available");
-        let rid = match request {
-            TwinRequest::Get { rid } => rid,
-            TwinRequest::Patch { rid: Some(rid), .. } => rid,
-            TwinRequest::Patch { rid: None, .. } => return,
-        };
-        let topic = topics::twin_response(503, rid, None);
-        let publish = Publish {
-            topic: Utf8Bytes::copy_from(&topic).expect("a part of a topic is a topic"),
-            payload: bytes::Bytes::new(),
-            delivery: Delivery::AtMostOnce,
-            retain: false,
-        };
-        self.send(&Packet::Publish(publish));
-    }
-
     /// The gateway stops: what is on its way to the disk gets its PUBACK, within the time for it.
     async fn drain(&mut self) {
         let limit = self.front.config.drain_timeout;
@@ -491,6 +487,9 @@ where
             Some(seat) if self.admitted => metrics.client_disconnected(seat.identity()),
             _ => {
                 metrics.connect_failed(&who, label, self.denied);
+                if reason.blame == Blame::Peer {
+                    self.pass.failed();
+                }
                 let who = Refused { claim: self.claimed.clone(), ..Refused::peer(peer) };
                 let who = who.presented(&self.chain);
                 return self.front.refused(Stage::Connect, who, label, detail.to_string());

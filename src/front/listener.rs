@@ -1,7 +1,8 @@
 //! The accept loop: takes sockets, never waits for a peer.
 //!
-//! Owns: the listening socket and the connection cap. A socket gets a permit or is closed at once; the TLS handshake
-//! runs in the connection's own task under a time limit. Must not know: MQTT.
+//! Owns: the listening socket. A socket gets a pass of the [`Door`] or is reset at once, before anything is allocated or
+//! computed for it; the TLS handshake runs in the connection's own task, in turns with others, under time limits: one for
+//! the first byte, before which there is no TLS state, and one for the handshake from there on. Must not know: MQTT.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,13 +11,15 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use super::connection::{self, Front};
+use super::door::{Closed, Door, Pass};
+use super::limits;
 use super::refused::Refused;
 use super::tls::presented;
 use crate::auth::decision::Stage;
@@ -30,9 +33,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Config {
     /// Open TCP connections at most, handshakes included. Above it a newcomer's socket is closed at once.
     pub connections_max: usize,
-    /// Time for the whole TLS handshake.
+    /// Time for the whole TLS handshake, from its first byte on.
     pub handshake_timeout: Duration,
+    /// What one address or identity may take.
+    pub limits: limits::Config,
 }
+
+/// Time for the first byte: a TLS client begins at once, and a bad link delivers or repeats its first segment within seconds.
+const FIRST_BYTE: Duration = Duration::from_secs(10);
 
 /// Accepts devices until `stop`; connection tasks run on `tasks`.
 pub async fn run(
@@ -43,7 +51,8 @@ pub async fn run(
     tasks: TaskTracker,
     stop: CancellationToken,
 ) {
-    let permits = Arc::new(Semaphore::new(config.connections_max));
+    let (clock, metrics) = (Arc::clone(&front.clock), Arc::clone(&front.metrics));
+    let door = Door::new(&config.limits, config.connections_max, clock, metrics);
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
@@ -56,17 +65,42 @@ pub async fn run(
                 continue;
             }
         };
-        let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
-            let detail =
-                format!("{} connections are open, which is the limit", config.connections_max);
-            front.refused(Stage::Accept, Refused::peer(peer), "connections_max", detail);
-            continue;
+        let pass = match door.enter(peer, &stop) {
+            Ok(pass) => pass,
+            Err(closed) => {
+                turned_away(&front, socket, peer, &closed);
+                continue;
+            }
         };
         let acceptor = TlsAcceptor::from(tls.load_full());
-        let handshake = admit(socket, peer, permit, acceptor, config.handshake_timeout);
+        let admitted = Admitted { socket, peer, pass, acceptor, timeout: config.handshake_timeout };
         let front = Arc::clone(&front);
         let stop = stop.clone();
-        tasks.spawn(async move { handshake.run(front, stop).await });
+        tasks.spawn(async move { admitted.run(front, stop).await });
+    }
+}
+
+/// No byte is spent on it, and nothing of it stays in the kernel.
+fn turned_away(front: &Front, socket: TcpStream, peer: SocketAddr, closed: &Closed) {
+    if let Err(e) = socket.set_zero_linger() {
+        debug!(%peer, "no reset: {e}");
+    }
+    drop(socket);
+    let who = Refused::peer(peer);
+    match closed {
+        Closed::Full(most) => {
+            let detail = format!("{most} connections are open, which is the limit");
+            front.refused(Stage::Accept, who, "connections_max", detail);
+        }
+        Closed::Banned(left) => {
+            let left = left.as_secs() + 1;
+            let detail = format!("nothing but failures came from its address: {left} s to go");
+            front.refused(Stage::Accept, who, "address_banned", detail);
+        }
+        Closed::Slowed(_) => {
+            let detail = "more fails than succeeds from its address".to_owned();
+            front.refused(Stage::Accept, who, "address_slowed", detail);
+        }
     }
 }
 
@@ -83,51 +117,78 @@ async fn accept_failed(front: &Front, e: &io::Error) {
 struct Admitted {
     socket: TcpStream,
     peer: SocketAddr,
-    /// Held until the connection ends.
-    _permit: OwnedSemaphorePermit,
+    pass: Pass,
     acceptor: TlsAcceptor,
     timeout: Duration,
-}
-
-fn admit(
-    socket: TcpStream,
-    peer: SocketAddr,
-    permit: OwnedSemaphorePermit,
-    acceptor: TlsAcceptor,
-    timeout: Duration,
-) -> Admitted {
-    Admitted { socket, peer, _permit: permit, acceptor, timeout }
 }
 
 impl Admitted {
     async fn run(self, front: Arc<Front>, stop: CancellationToken) {
-        if let Err(e) = self.socket.set_nodelay(true) {
-            debug!(peer = %self.peer, "TCP_NODELAY not set: {e}");
+        let Self { socket, peer, pass, acceptor, timeout } = self;
+        if let Err(e) = socket.set_nodelay(true) {
+            debug!(%peer, "TCP_NODELAY not set: {e}");
         }
+        let leave = pass.leave().clone();
         // On the heap while it runs: the task would else keep room for it as long as the device is connected.
-        let accept = Box::pin(self.acceptor.accept(self.socket));
-        let handshake = tokio::time::timeout(self.timeout, accept);
-        let outcome = tokio::select! {
-            () = stop.cancelled() => return,
-            outcome = handshake => outcome,
-        };
-        let stream = match outcome {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(e)) => {
-                tls_refused(&front, self.peer, &e);
+        let shaking = Box::pin(shake_hands(socket, peer, &pass, acceptor, timeout, &front));
+        let stream = tokio::select! {
+            () = leave.cancelled() => {
+                if !stop.is_cancelled() {
+                    let detail = "others needed the room, and it had not logged in".to_owned();
+                    front.refused(Stage::Tls, Refused::peer(peer), "crowded_out", detail);
+                }
                 return;
             }
-            Err(_) => {
-                let detail =
-                    format!("the TLS handshake was not finished within {:?}", self.timeout);
-                front.refused(Stage::Tls, Refused::peer(self.peer), "timeout", detail);
-                return;
-            }
+            stream = shaking => stream,
         };
+        let Some(stream) = stream else { return };
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
         // A box each: futures hold what they were given beside what they made of it.
-        Box::pin(connection::run(Box::new(stream), chain, self.peer, front, stop)).await;
+        Box::pin(connection::run(Box::new(stream), chain, peer, front, pass, stop)).await;
     }
+}
+
+/// `None`: it did not come about, which is told.
+async fn shake_hands(
+    socket: TcpStream,
+    peer: SocketAddr,
+    pass: &Pass,
+    acceptor: TlsAcceptor,
+    timeout: Duration,
+    front: &Front,
+) -> Option<TlsStream<TcpStream>> {
+    let first = timeout.min(FIRST_BYTE);
+    match tokio::time::timeout(first, socket.peek(&mut [0])).await {
+        // A port check, most likely: it costs nothing and counts as nothing.
+        Ok(Ok(0)) => {
+            let detail = "the peer closed without a word".to_owned();
+            front.refused(Stage::Tls, Refused::peer(peer), "closed", detail);
+            return None;
+        }
+        Ok(Ok(_)) => {}
+        Ok(Err(e)) => {
+            let detail = format!("the connection broke before its first byte: {e}");
+            front.refused(Stage::Tls, Refused::peer(peer), "io", detail);
+            return None;
+        }
+        Err(_) => {
+            pass.failed();
+            let detail = format!("the peer connected and said nothing for {first:?}");
+            front.refused(Stage::Tls, Refused::peer(peer), "silent", detail);
+            return None;
+        }
+    }
+    let accept = pass.in_turns(acceptor.accept(socket));
+    match tokio::time::timeout(timeout, accept).await {
+        Ok(Ok(stream)) => return Some(stream),
+        Ok(Err(e)) => tls_refused(front, peer, &e),
+        Err(_) => {
+            let detail = format!("the TLS handshake was not finished within {timeout:?}");
+            front.refused(Stage::Tls, Refused::peer(peer), "timeout", detail);
+        }
+    }
+    pass.failed();
+    None
 }
 
 /// Before a certificate came there is none to name.

@@ -1,9 +1,10 @@
 //! The front end: sockets of devices, one task each.
 //!
 //! ```text
-//!  [listener] --permit--> TLS handshake (own task, time limit) --> [connection] -- CONNECT --> auth, [roster]
-//!                                                                      |  PUBLISH -> [ingest] -> routes -> store
-//!                                                                      '- receipts -> PUBACK
+//!  [listener] -- pass --> TLS handshake (own task, time limit) --> [connection] -- CONNECT --> auth, [roster]
+//!      |                      | in turns                               |  PUBLISH -> [ingest] -> routes -> store
+//!      '------ [door] <-------'-------- failed, logged in -------------'- receipts -> PUBACK
+//!                 '-- [limits]
 //! ```
 //!
 //! Owns: accepted sockets, the connection cap, takeover of a device by its newcomer.
@@ -12,7 +13,9 @@
 //! Must not know: `upstream`, `pump`, where the configuration comes from.
 
 pub mod connection;
+mod door;
 pub mod ingest;
+pub mod limits;
 pub mod listener;
 pub mod live;
 mod refused;

@@ -349,6 +349,7 @@ impl Site {
         } else {
             Group::Limits.ok("descriptors", text)
         });
+        self.findings.push(floods(&config.mqtt));
     }
 
     /// At last, as it takes what was found for granted.
@@ -367,4 +368,31 @@ impl Site {
             self.findings.extend(findings);
         }
     }
+}
+
+/// What one address and one identity may take.
+fn floods(set: &config::Mqtt) -> Finding {
+    let mut off = Vec::new();
+    let mut limit = |name: &'static str, value: u64, words: String| {
+        if value == 0 {
+            off.push(name);
+        }
+        words
+    };
+    let (failures, bans) = (set.failures_per_min, set.ban_max.as_secs());
+    let text = [
+        limit("FailedConnectsPerMin", failures.into(), format!("{failures} failures a minute")),
+        limit("BanMaxSecs", bans, format!("then none for up to {bans} s")),
+        limit(
+            "LogInsPerMin",
+            set.log_ins_per_min.into(),
+            format!("an identity {} log-ins a minute", set.log_ins_per_min),
+        ),
+    ];
+    if off.is_empty() {
+        return Group::Limits.ok("floods", format!("an address has {}", text.join(", ")));
+    }
+    let off: Vec<String> = off.iter().map(|name| format!("mqttSettings__{name}")).collect();
+    let todo = "take them out of the environment: the defaults do not hurt a site that works";
+    Group::Limits.warning("floods", format!("switched off: {}", off.join(", ")), todo)
 }

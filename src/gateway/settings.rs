@@ -9,7 +9,7 @@ use super::daemon::{DAEMON_BUNDLE, FromDaemon};
 use super::{DRAIN_TIMEOUT, Problem};
 use crate::auth;
 use crate::config::{self, Config, Credentials};
-use crate::front::{connection, tls};
+use crate::front::{connection, limits, tls};
 use crate::iothub::sas::Signer;
 use crate::pump::deadletter::DeadLetterQueue;
 use crate::{pump, session, store, upstream};
@@ -172,6 +172,18 @@ pub(super) fn of_connections(config: &Config) -> connection::Config {
         write_timeout: Duration::from_secs(30),
         takeover_wait: DRAIN_TIMEOUT + Duration::from_secs(2),
         drain_timeout: DRAIN_TIMEOUT,
+    }
+}
+
+/// Handshakes leave one core to those who are in, where there is more than one.
+pub(super) fn of_limits(set: &config::Mqtt) -> limits::Config {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    limits::Config {
+        failures_per_min: set.failures_per_min,
+        ban_max: set.ban_max,
+        log_ins_per_min: set.log_ins_per_min,
+        packets_per_sec: set.packets_per_sec,
+        handshake_threads: cores.saturating_sub(1).max(1),
     }
 }
 

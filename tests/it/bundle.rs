@@ -227,7 +227,7 @@ async fn a_device_that_is_revoked_has_to_leave_and_stays_out() {
 }
 
 /// A list of `ca` that revokes one certificate.
-fn revocation_list(ca: &Authority, revoked_pem: &str) -> Vec<u8> {
+pub(crate) fn revocation_list(ca: &Authority, revoked_pem: &str) -> Vec<u8> {
     use rcgen::{CertificateRevocationListParams, KeyIdMethod, RevokedCertParams, SerialNumber};
     use rustls::pki_types::pem::PemObject as _;
     let der = rustls::pki_types::CertificateDer::from_pem_slice(revoked_pem.as_bytes());

@@ -102,9 +102,7 @@ fn in_the_code() -> Labels {
         if is("src/front/tls/presented.rs") {
             add("tls", returned(text, "fn label("));
         }
-        let closing =
-            ["src/front/connection.rs", "src/front/connection/seat.rs", "src/session/mod.rs"];
-        if closing.iter().any(|file| is(file)) {
+        if is("src/front/connection") || is("src/session/mod.rs") {
             for name in ["CloseReason::peer(", "CloseReason::environment(", "CloseReason::ours("] {
                 add("connect", called(text, name).collect());
             }

@@ -11,6 +11,7 @@ mod site;
 mod quoted;
 
 mod architecture;
+mod attack;
 mod bundle;
 mod certs;
 mod check;

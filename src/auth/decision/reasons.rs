@@ -128,8 +128,12 @@ const TOKEN: &str = "Let the device make its token as IoT Hub documents it, with
 #[rustfmt::skip]
 pub const REASONS: &[Reason] = &[
     accept("connections_max", Mend, "as many connections are open as may be", "Raise mqttSettings__ConnectionsMax (and the limit of open files), or find out who opens so many"),
+    accept("address_banned", Mend, "nothing but failures came from its address: it is turned away for a while", "Find out who it is and mend what fails (the refusals before this one tell); the first log-in that succeeds ends it. mqttSettings__BanMaxSecs, mqttSettings__FailedConnectsPerMin"),
+    accept("address_slowed", Mend, "more fails than succeeds from its address, which has clients that are connected", "Find out which device of that site fails (the refusals before this one tell); mqttSettings__FailedConnectsPerMin"),
     accept("os_error", Mend, "the system could not accept a connection", "Raise the limit of open files (ulimit -n) or look at the kernel's log"),
 
+    tls("silent", Noise, "it connected and said nothing", LOOK),
+    tls("crowded_out", Noise, "all connections were taken, and it was the oldest of the largest crowd that had not logged in", "If devices of yours are in that crowd: raise mqttSettings__ConnectionsMax, or find out who opens so many"),
     tls("timeout", Mend, "the handshake was not finished in time", "Look at the peer's network; a device that is only slow needs a higher mqttSettings__HandshakeTimeoutSecs"),
     tls("closed", Noise, "the peer closed within the handshake: a port check, or it does not trust our certificate", "If devices do this: check that they hold the root of the server's certificate and call the gateway by a name in it (`sphere-gateway check`)"),
     tls("io", Noise, "the network failed within the handshake", LOOK),
@@ -142,6 +146,7 @@ pub const REASONS: &[Reason] = &[
     tls("possession", Mend, "it presented a certificate, but does not hold its private key", "Give the device the key that belongs to its certificate; if it has the right one, somebody else presents its certificate"),
 
     closed("connect_timeout", Mend, "TLS was fine, but no CONNECT came in time", "Look at the peer: it holds a connection without using it; a slow device needs a higher mqttSettings__ConnectArrivalTimeout"),
+    closed("crowded_out", Noise, "all connections were taken, and it was the oldest of the largest crowd that had not logged in", "If devices of yours are in that crowd: raise mqttSettings__ConnectionsMax, or find out who opens so many"),
     closed("connect_missing", Noise, "its first packet was no CONNECT", "If it is a device of yours: its client does not speak MQTT 3.1.1"),
     later("authentication_timeout", Mend, "it could not be authenticated in time", "Look at the load of this machine; the device comes back by itself"),
     closed("eof", Noise, "it closed before its CONNECT was answered", LOOK),
@@ -168,6 +173,8 @@ pub const REASONS: &[Reason] = &[
     later("clock_not_set", Mend, "the certificate cannot be judged: this machine's clock is behind what was stored", "Set this machine's clock, or let it reach a time server"),
     later("clients_max", Mend, "as many clients are connected as may be", "Raise MaxConnectedClients"),
     later("displaced", Noise, "a newer connection of the same identity took over, or it was removed meanwhile", "If it goes on: two devices use one identity, give each its own"),
+    later("identity_fight", Mend, "two clients take one identity from each other again and again: the one that is in stays in for a while", "Find both (the detail has the addresses) and give each its own identity"),
+    later("log_in_rate", Mend, "this identity logs in again and again", "Look at why the device does not stay connected; mqttSettings__LogInsPerMin"),
     no("not_in_scope", "it is not registered as a child of this edge device", "Register it in IoT Hub and set its parent device; the id is compared without regard to case"),
     no("disabled", "it is disabled in IoT Hub", "Enable it in IoT Hub, if it should connect"),
     no("not_our_child", "it is known, but its parent is another edge device, or is disabled", "Set its parent device to this edge device in IoT Hub"),

@@ -15,11 +15,14 @@ use super::listing::{self, Shown};
 use crate::auth::TrustBundle;
 use crate::auth::bundle::{BundleError, Entry, EntryRefusal, FILE_BYTES_MAX};
 use crate::auth::x509::{self, CertificateInfo, Piece};
-use crate::certs::facts::{Facts, pem};
+use crate::certs::facts::{Facts, block, pem};
 use crate::certs::replace_public;
 use crate::clock::UnixMillis;
 use crate::command::text::{plain, plural};
 use crate::command::{CommandError, End};
+
+/// The label of a revocation list in PEM (RFC 7468 section 6).
+const LIST: &str = "X509 CRL";
 
 pub(super) fn run(
     args: &ImportArgs,
@@ -35,6 +38,7 @@ pub(super) fn run(
     let all = [known, files].concat();
     let bundle = TrustBundle::load(&all).map_err(refused)?;
     let ders = ders(&all)?;
+    let lists = new_lists(&before, &args.files)?;
     let is_new = |entry: &&Entry| !before.anchors.contains(&entry.info.sha256);
     let above = above(bundle.entries());
     let is_asked = |entry: &&Entry| !(args.lowest && above.contains(&entry.info.sha256));
@@ -45,7 +49,7 @@ pub(super) fn run(
         .iter()
         .skip(before.refused)
         .partition(|refused| matches!(refused.reason, EntryRefusal::Duplicate(_)));
-    if new.is_empty() && twice.is_empty() {
+    if new.is_empty() && twice.is_empty() && lists.is_empty() {
         return Err(refused(BundleError::NoAnchor(bad.into_iter().cloned().collect())));
     }
     let have = before.anchors.len();
@@ -56,7 +60,8 @@ pub(super) fn run(
         })?;
         text.push_str(&pem(der));
     }
-    if !new.is_empty() || args.replace {
+    lists.iter().for_each(|list| text.push_str(&block(LIST, list)));
+    if !new.is_empty() || !lists.is_empty() || args.replace {
         replace_public(&args.out, text)?;
     }
     for refusal in &bad {
@@ -85,7 +90,11 @@ pub(super) fn run(
         0 => String::new(),
         n => format!(", {n} of the files there already"),
     };
-    writeln!(out, "{path}: {n} added, {have} before{same}")?;
+    let lists = match lists.len() as u64 {
+        0 => String::new(),
+        n => format!(", {} added", plural(n, "revocation list")),
+    };
+    writeln!(out, "{path}: {n} added, {have} before{same}{lists}")?;
     Ok(if bad.is_empty() { End::Fine } else { End::Found })
 }
 
@@ -106,6 +115,8 @@ struct Before {
     text: String,
     /// SHA-256 of each that serves.
     anchors: Vec<String>,
+    /// The revocation lists (DER).
+    lists: Vec<Vec<u8>>,
     /// How many do not serve.
     refused: usize,
 }
@@ -131,13 +142,45 @@ impl Before {
         })?;
         let mut text = match String::from_utf8(bytes) {
             Ok(text) if text.contains("-----BEGIN ") => text,
-            _ => pieces.iter().filter_map(certificate).map(|der| pem(der)).collect(),
+            _ => pieces.iter().filter_map(kept).collect(),
         };
         if !text.ends_with('\n') {
             text.push('\n');
         }
         let anchors = bundle.entries().iter().map(|entry| entry.info.sha256.clone()).collect();
-        Ok(Self { path: Some(path.to_owned()), text, anchors, refused: bundle.refused().len() })
+        let refused = bundle.refused().len();
+        let lists = pieces.into_iter().filter_map(list).collect();
+        Ok(Self { path: Some(path.to_owned()), text, anchors, lists, refused })
+    }
+}
+
+fn list(piece: Piece) -> Option<Vec<u8>> {
+    match piece {
+        Piece::RevocationList(der) => Some(der),
+        _ => None,
+    }
+}
+
+/// The revocation lists of `files` that the bundle has not and that the gateway can read; what it cannot is told as refused.
+fn new_lists(before: &Before, files: &[PathBuf]) -> Result<Vec<Vec<u8>>, CommandError> {
+    let (mut probe, mut new) = (TrustBundle::empty(), Vec::new());
+    for file in files {
+        for der in x509::split(&read(file)?).into_iter().filter_map(list) {
+            let is_new = !before.lists.contains(&der) && !new.contains(&der);
+            if is_new && probe.add_revocation_list("", &der).is_ok() {
+                new.push(der);
+            }
+        }
+    }
+    Ok(new)
+}
+
+/// A certificate or a revocation list as PEM.
+fn kept(piece: &Piece) -> Option<String> {
+    match piece {
+        Piece::Certificate(der) => Some(pem(der)),
+        Piece::RevocationList(der) => Some(block(LIST, der)),
+        Piece::PrivateKey | Piece::Unusable(_) => None,
     }
 }
 

@@ -4,10 +4,9 @@
 
 use std::net::SocketAddr;
 
-use tokio_util::sync::CancellationToken;
-
 use super::Front;
 use crate::auth::{self, Admission, Attempt, Question};
+use crate::front::door::Pass;
 use crate::mqtt::packet::ConnectReturnCode;
 use crate::session::Refusal;
 
@@ -16,19 +15,23 @@ pub(super) async fn judge(
     front: &Front,
     attempt: Attempt<'_>,
     peer: SocketAddr,
-    leave: &CancellationToken,
+    pass: &Pass,
 ) -> Result<Admission, auth::Refusal> {
+    // Signatures are checked: that waits for its turn as a handshake does, and nobody waits for the hub in a turn.
+    let turn = pass.turn().await;
     let judged = front.authenticator.authenticate(attempt);
     if judged.as_ref().err().is_none_or(|refusal| !refusal.is_by_scope()) {
         return judged;
     }
-    let question = Question {
-        name: attempt.claim.clone(),
-        source: peer.ip(),
-        is_vouched: front.authenticator.vouches(attempt),
-    };
-    let asked = leave.run_until_cancelled(front.hub.ask(question)).await;
-    if asked == Some(true) { front.authenticator.authenticate(attempt) } else { judged }
+    let is_vouched = front.authenticator.vouches(attempt);
+    drop(turn);
+    let question = Question { name: attempt.claim.clone(), source: peer.ip(), is_vouched };
+    let asked = pass.leave().run_until_cancelled(front.hub.ask(question)).await;
+    if asked != Some(true) {
+        return judged;
+    }
+    let _turn = pass.turn().await;
+    front.authenticator.authenticate(attempt)
 }
 
 /// The same refusal as the session answers it.

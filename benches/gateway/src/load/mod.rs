@@ -30,6 +30,7 @@
 pub(crate) mod codec;
 mod connect;
 mod device;
+mod flood;
 mod frames;
 mod histogram;
 mod orders;
@@ -51,6 +52,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::task::JoinSet;
 
 pub(crate) use self::connect::{connects, silent};
+pub(crate) use self::flood::Flood;
 pub(crate) use self::histogram::Histogram;
 
 use self::connect::Identity;

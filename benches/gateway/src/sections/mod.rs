@@ -6,6 +6,7 @@
 mod connects;
 mod crash;
 mod drain;
+mod flood;
 mod floors;
 mod forward;
 mod ingest;
@@ -40,9 +41,9 @@ use crate::sink::Tally;
 use self::watch::Watch;
 
 /// The sections in the order of the report.
-pub(crate) const NAMES: [&str; 10] = [
+pub(crate) const NAMES: [&str; 11] = [
     "floors", "ingest", "forward", "latency", "connects", "memory", "drain", "crash", "start",
-    "silent",
+    "silent", "flood",
 ];
 
 /// Who is measured.
@@ -117,6 +118,7 @@ impl Bench {
             "crash" => crash::measure(self, book).await,
             "start" => start::measure(self, book).await,
             "silent" => silent::measure(self, book).await,
+            "flood" => flood::measure(self, book).await,
             _ => bail!("no section {name}; there are {}", NAMES.join(", ")),
         }
     }
