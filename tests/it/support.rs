@@ -17,7 +17,7 @@ use crate::process::{Process, scrape};
 use crate::site::LocalSite;
 
 /// Longest wait for something that must happen; a bound for a hang, not a measure of speed.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The gateway's program.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_sphere-gateway");

@@ -100,7 +100,8 @@ async fn a_batch_above_256_kib_goes_in_several_transfers_in_order() {
 /// The pumps of two queues may each have a delivery of one sender under way: they come one after the other, over one link.
 #[tokio::test]
 async fn two_deliveries_of_one_sender_do_not_mix() {
-    let lab = Lab::start().await;
+    // The second waits for the first, on a slow machine for long.
+    let lab = Lab::with(|_| {}, |c| c.operation_timeout = LONG).await;
     let d1 = device("d1");
     let batch = |numbers: std::ops::Range<u64>| -> Vec<_> {
         numbers.map(|n| message(&d1, n, vec![0; 100_000])).collect()

@@ -81,7 +81,7 @@ async fn a_session_full_of_stuck_links_still_lets_the_last_one_through() {
     let lab = Lab::with(
         |hub| hub.devices = specs,
         |c| {
-            c.operation_timeout = Duration::from_secs(10);
+            c.operation_timeout = LONG;
             c.timeouts_max = usize::MAX;
         },
     )
