@@ -11,14 +11,17 @@ mod bundle_watch;
 mod configuration;
 mod daemon;
 mod descriptors;
+mod doors;
 mod examine;
 mod forecast;
 mod hub;
 mod known_scope;
 mod live;
+mod ports;
 mod prepare;
 mod pumps;
 mod readiness;
+mod recovery;
 mod refusals;
 mod removed;
 mod scope_keys;
@@ -41,7 +44,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
-use crate::auth::Authenticator;
 use crate::clock::SharedClock;
 use crate::config::{self, Config};
 use crate::edged::certificate::NothingToServe;
@@ -49,7 +51,6 @@ use crate::front::connection::Front;
 use crate::front::ingest::Ingest;
 use crate::front::listener;
 use crate::front::live::LiveGate;
-use crate::front::roster::Roster;
 use crate::metrics::Metrics;
 use crate::pump;
 use crate::pump::deadletter::DeadLetterQueue;
@@ -62,18 +63,20 @@ use self::bundle_watch::Asked;
 pub use self::bundle_watch::{Applied, BundleReload, Closing};
 use self::configuration::{Configuration, First};
 use self::daemon::FromDaemon;
+use self::doors::Doors;
 pub use self::examine::{examine, inspect};
 use self::forecast::{LastSample, Sampler};
 use self::hub::ToHub;
-use self::known_scope::{load_scope, show_scope};
 use self::live::{LIVE_WINDOWS_MAX, LiveWatch};
+use self::ports::Ports;
 use self::prepare::Prepared;
 pub use self::prepare::{Problem, Problems};
 use self::pumps::{OpenQueues, Pumps, refresh_gauges};
+use self::recovery::report_recovery;
 use self::removed::RemovedWatch;
 use self::scope_keys::ScopeKeys;
 use self::server_end::ServerEnd;
-use self::standing::{Standing, load_ledger};
+use self::standing::Standing;
 use self::status::Shown;
 
 /// Docker sends SIGKILL 10 s after SIGTERM: sessions get two of them for their receipts, pumps two for what is under
@@ -169,26 +172,18 @@ impl Gateway {
         let (store, report) = Store::open(store_config, Arc::new(RealDisk), Arc::clone(&clock))?;
         report_recovery(&report, &metrics);
         let (stops, tasks) = (Stops::default(), Tasks::default());
-        let (scope, scope_saved) = load_scope(&config, &metrics);
-
-        let keys = ScopeKeys::new(&config, daemon.as_ref(), &scope, &metrics);
+        let doors = Doors::new(bundle, &config, &metrics, &clock);
+        let keys = ScopeKeys::new(&config, daemon.as_ref(), &doors.scope, &metrics);
         keys.at_start(&stops.upstream, &tasks.upstream).await;
-        let hub = ToHub::new(upstream_config, &scope, &metrics, &clock, &tasks.upstream);
-
-        let listener = bind(&config.mqtt.bind).await?;
-        let mqtt = listener.local_addr().map_err(listen_error(&config.mqtt.bind))?;
-        let admin = match config.metrics.enabled {
-            true => Some(bind(&config.metrics.bind).await?),
-            false => None,
-        };
-        let metrics_addr = admin.as_ref().and_then(|l| l.local_addr().ok());
+        let hub = ToHub::new(upstream_config, &doors.scope, &metrics, &clock, &tasks.upstream);
+        let Ports { mqtt, mqtt_addr, admin } = Ports::bind(&config).await?;
 
         let (reload, asked) = mpsc::channel(1);
         let (reload_bundle, asked_bundle) = mpsc::channel(1);
         let gateway = Self {
-            mqtt,
-            metrics_addr,
-            metrics: Arc::clone(&metrics),
+            mqtt: mqtt_addr,
+            metrics_addr: admin.as_ref().and_then(|l| l.local_addr().ok()),
+            metrics,
             health: store.health(),
             failed: watch::Sender::new(None),
             serving: Arc::default(),
@@ -203,44 +198,37 @@ impl Gateway {
         gateway.run_hub(&hub);
         let configuration = gateway.configuration(first, &config, &clock);
         let live = gateway.run_live(&hub.upstream, configuration.live_first(), &config);
-        let ToHub { upstream, refresher } = hub.clone();
-        let upstream_connected = upstream.connected();
-        gateway.run_pumps(upstream, Arc::clone(&clock), settings::of_pumps(&config));
+        gateway.run_pumps(Arc::clone(&hub.upstream), &clock, settings::of_pumps(&config));
         gateway.run_removed(&clock);
-        let sample = gateway.run_sampler(&config, &clock);
-        let authenticator = Authenticator::new(bundle, Arc::clone(&scope), Arc::clone(&clock));
-        let authenticator = authenticator.not_before(scope_saved).by(settings::of_auth(&config));
-        let authenticator = Arc::new(authenticator.with_ledger(load_ledger(&config, &metrics)));
-        let roster = Roster::new(config.mqtt.clients_max as usize);
-        let standing = Standing::new(&authenticator, &roster, &metrics);
+        gateway.run_scope_shown(&doors, &hub, &clock);
+        let standing = Standing::new(&doors, &gateway.metrics);
         let is_renewed = config.server == config::ServerSource::Daemon;
         let end = ServerEnd::new(server.leaf(), is_renewed, &clock);
-        end.show(&metrics);
-        show_scope(&metrics, &scope, scope_saved, refresher.refreshed(), &clock);
-        gateway.run_series(&scope, refresher.refreshed());
+        end.show(&gateway.metrics);
         let refusals = gateway.run_refusals(&config, &clock);
+        let sample = gateway.run_sampler(&config, &clock);
         if let Some(listener) = admin {
             let identities = standing.warnings();
-            let shown = Shown { sample, scope: &scope, end: &end, refusals: &refusals };
+            let shown = Shown { sample, scope: &doors.scope, end: &end, refusals: &refusals };
             gateway.run_admin(listener, &config, &configuration, shown, identities);
         }
         let given = daemon.as_ref().map(FromDaemon::trust_bundle_changes);
         let tls = gateway.run_certificate(daemon, &server, settings::asks(&config), end);
-        gateway.run_standing(standing, refresher.refreshed(), upstream_connected);
-        gateway.run_bundle_watch(asked_bundle, &config, &authenticator, &roster, &clock, given);
-        gateway.run_source(asked, &config, &clock, &hub, &configuration, &roster);
+        gateway.run_standing(standing, &hub);
+        gateway.run_bundle_watch(asked_bundle, &config, &doors, &clock, given);
+        gateway.run_source(asked, &config, &clock, &hub, &configuration, &doors.roster);
         let front = Front {
             config: settings::of_connections(&config),
-            authenticator: Arc::clone(&authenticator),
-            roster: Arc::clone(&roster),
-            ingest: Ingest::new(configuration.routes(), live, metrics),
+            authenticator: doors.authenticator,
+            roster: doors.roster,
+            ingest: Ingest::new(configuration.routes(), live, Arc::clone(&gateway.metrics)),
             appender: gateway.store.appender(),
             metrics: Arc::clone(&gateway.metrics),
             clock,
-            hub: Box::new(refresher),
+            hub: Box::new(hub.refresher),
             decisions: refusals,
         };
-        gateway.run_front(listener, &config, tls, front);
+        gateway.run_front(mqtt, &config, tls, front);
         Ok(gateway)
     }
 
@@ -289,12 +277,12 @@ impl Gateway {
     }
 
     /// A pump for each queue that feeds the upstream, those found on disk and those created later.
-    fn run_pumps(&self, upstream: Arc<Upstream>, clock: SharedClock, config: pump::Config) {
+    fn run_pumps(&self, upstream: Arc<Upstream>, clock: &SharedClock, config: pump::Config) {
         let pumps = Pumps {
             store: Arc::clone(&self.store),
             target: pump::Target::new(upstream),
             metrics: Arc::clone(&self.metrics),
-            clock,
+            clock: Arc::clone(clock),
             stop: self.stops.pumps.clone(),
             tasks: self.tasks.pumps.clone(),
             config,
@@ -399,59 +387,4 @@ async fn finish(stop: &CancellationToken, tasks: &TaskTracker, limit: Duration) 
     if tokio::time::timeout(limit, tasks.wait()).await.is_err() {
         warn!("{} tasks did not end within {limit:?}; going on without them", tasks.len());
     }
-}
-
-fn report_recovery(report: &store::RecoveryReport, metrics: &Metrics) {
-    let took = report.took.as_millis();
-    info!("store open in {took} ms: {} queues, {} messages wait", report.queues, report.records);
-    if report.torn_bytes > 0 {
-        info!(
-            "{} torn bytes at the end of segments, never acknowledged, were cut off",
-            report.torn_bytes
-        );
-    }
-    if report.proven_lost > 0 || !report.quarantined.is_empty() {
-        metrics.counted("store_recovery", "records_lost");
-        error!(
-            "damage on disk: {} acknowledged messages cannot be read; the damaged files are kept as {:?}: check the disk",
-            report.proven_lost, report.quarantined
-        );
-        for store::LostRange { queue, offsets } in &report.lost {
-            error!("lost: {queue}, messages {} to {}", offsets.start.0, offsets.end.0 - 1);
-        }
-    }
-    if report.nameless > 0 {
-        metrics.counted("store_recovery", "name_lost");
-        error!(
-            "the names of {} queues are damaged: their messages wait until a message for the same queue comes; check the disk",
-            report.nameless
-        );
-    }
-    if report.clock_lost {
-        // The store has told what that means.
-        metrics.counted("store_recovery", "clock_lost");
-    }
-    if report.checkpoints_lost > 0 {
-        metrics.counted("store_recovery", "checkpoint_lost");
-        warn!(
-            "{} checkpoints were unreadable: messages that are still on disk are sent again",
-            report.checkpoints_lost
-        );
-    }
-}
-
-async fn bind(bind: &config::Bind) -> Result<TcpListener, StartError> {
-    let mut last = None;
-    for address in bind.candidates() {
-        match TcpListener::bind(address).await {
-            Ok(listener) => return Ok(listener),
-            Err(source) => last = Some(StartError::Listen { address, source }),
-        }
-    }
-    Err(last.expect("there is always a candidate"))
-}
-
-fn listen_error(bind: &config::Bind) -> impl FnOnce(io::Error) -> StartError {
-    let address = bind.candidates()[0];
-    move |source| StartError::Listen { address, source }
 }

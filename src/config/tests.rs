@@ -164,17 +164,14 @@ fn every_setting_is_honoured_in_any_case_and_with_colons() {
         .with("auditSettings__maxSizeBytes", "65536")
         .with("storeAndForward__timeToLiveSecs", "3600");
     let c = Config::read(&env).unwrap();
-    assert_eq!(c.desired_file, Some(twin));
+    assert_eq!((c.desired_file, c.metrics.enabled), (Some(twin), true));
     assert_eq!(c.mqtt.bind.candidates(), ["[::1]:0".parse().unwrap()]);
-    assert!(c.metrics.enabled);
-    assert_eq!(
-        (c.mqtt.inflight_max, c.mqtt.packet_bytes_max, c.mqtt.clients_max),
-        (8, 65536, 1000)
-    );
-    assert_eq!(c.mqtt.connect_timeout, Duration::from_secs(30));
-    assert_eq!(c.mqtt.keep_alive_max, Duration::from_secs(86_400));
-    assert_eq!((c.metrics.bind.port, c.metrics.suffix.as_str()), (0, "a/metrics"));
-    assert_eq!(c.metrics.ids_max, 5000);
+    let most = (c.mqtt.inflight_max, c.mqtt.packet_bytes_max, c.mqtt.clients_max);
+    assert_eq!(most, (8, 65536, 1000));
+    let mqtt = (c.mqtt.connect_timeout.as_secs(), c.mqtt.keep_alive_max.as_secs());
+    assert_eq!(mqtt, (30, 86_400));
+    let metrics = (c.metrics.bind.port, c.metrics.suffix.as_str(), c.metrics.ids_max);
+    assert_eq!(metrics, (0, "a/metrics", 5000));
     assert_eq!((c.log, c.log_format), (LogLevel::Verbose, LogFormat::Json));
     assert_eq!((c.upstream.amqp_port, c.upstream.https_port), (15671, 10443));
     assert_eq!(c.upstream.extra_roots, Some(dir.path().join("hub.pem")));

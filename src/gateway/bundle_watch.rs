@@ -26,10 +26,10 @@ use self::offers::Offers;
 pub use self::offers::{Applied, BundleReload, Closing};
 use super::Gateway;
 use super::daemon::DAEMON_BUNDLE;
-use crate::auth::{Authenticator, TrustBundle};
+use super::doors::Doors;
+use crate::auth::TrustBundle;
 use crate::clock::{SharedClock, UnixMillis};
 use crate::config::Config;
-use crate::front::roster::Roster;
 
 /// How often the files are looked at. A change counts when two looks have seen the same.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -113,13 +113,12 @@ impl BundleWatch {
 }
 
 impl Gateway {
-    /// Keeps the bundle of `authenticator` as its source has it. `given` is what the daemon gives while we run.
+    /// Keeps the bundle in force as its source has it. `given` is what the daemon gives while we run.
     pub(super) fn run_bundle_watch(
         &self,
         asked: mpsc::Receiver<Asked>,
         config: &Config,
-        authenticator: &Arc<Authenticator>,
-        roster: &Arc<Roster>,
+        doors: &Doors,
         clock: &SharedClock,
         given: Option<FromDaemonBundle>,
     ) {
@@ -127,7 +126,7 @@ impl Gateway {
             true => Source::Daemon(given),
             false => Source::Files(Looks::new(config.trust_bundle.clone())),
         };
-        let shown = Arc::clone(authenticator);
+        let shown = Arc::clone(&doors.authenticator);
         self.metrics.on_scrape(move |metrics| {
             let bundle = shown.bundle();
             let help = "CA certificates that admit devices.";
@@ -137,7 +136,7 @@ impl Gateway {
             let help = "Certificate revocation lists of the trust bundle.";
             metrics.set_gauge("trust_bundle_revocation_lists", help, bundle.list_count() as f64);
         });
-        let offers = Offers::new(authenticator, roster, &self.metrics, clock);
+        let offers = Offers::new(&doors.authenticator, &doors.roster, &self.metrics, clock);
         let watch = BundleWatch { source, offers };
         self.tasks.upstream.spawn(watch.run(asked, self.stops.upstream.clone()));
     }

@@ -9,6 +9,8 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::Gateway;
+use super::doors::Doors;
+use super::hub::ToHub;
 use crate::auth::{Lookup, Scope, scope};
 use crate::clock::{SharedClock, UnixMillis};
 use crate::config::Config;
@@ -32,12 +34,15 @@ pub(super) fn load_scope(config: &Config, metrics: &Metrics) -> (Arc<Scope>, Uni
 }
 
 impl Gateway {
+    /// How old the scope is, and whose series there are.
+    pub(super) fn run_scope_shown(&self, doors: &Doors, hub: &ToHub, clock: &SharedClock) {
+        let refreshed = hub.refresher.refreshed();
+        show_scope(&self.metrics, &doors.scope, doors.scope_saved, refreshed.clone(), clock);
+        self.run_series(&doors.scope, refreshed);
+    }
+
     /// After each refresh of the scope the series of those who left it may make room.
-    pub(super) fn run_series(
-        &self,
-        scope: &Arc<Scope>,
-        mut refreshed: watch::Receiver<Option<Instant>>,
-    ) {
+    fn run_series(&self, scope: &Arc<Scope>, mut refreshed: watch::Receiver<Option<Instant>>) {
         let (scope, metrics) = (Arc::clone(scope), Arc::clone(&self.metrics));
         let stop = self.stops.upstream.clone();
         self.tasks.upstream.spawn(async move {
@@ -49,7 +54,7 @@ impl Gateway {
 }
 
 /// Shows how old the scope is: by the time of its file until the hub has told it anew.
-pub(super) fn show_scope(
+fn show_scope(
     metrics: &Metrics,
     scope: &Arc<Scope>,
     saved: UnixMillis,

@@ -12,6 +12,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::Gateway;
+use super::doors::Doors;
+use super::hub::ToHub;
 use crate::auth::{Authenticator, Ledger, LedgerLoaded};
 use crate::clock::UnixMillis;
 use crate::config::Config;
@@ -57,12 +59,8 @@ pub(super) fn load_ledger(config: &Config, metrics: &Metrics) -> Ledger {
 
 impl Gateway {
     /// Until the upstream's tasks end, which is after the sessions.
-    pub(super) fn run_standing(
-        &self,
-        standing: Standing,
-        refreshed: watch::Receiver<Option<Instant>>,
-        connected: watch::Receiver<bool>,
-    ) {
+    pub(super) fn run_standing(&self, standing: Standing, hub: &ToHub) {
+        let (refreshed, connected) = (hub.refresher.refreshed(), hub.upstream.connected());
         standing.show_horizon();
         let stop = self.stops.upstream.clone();
         self.tasks.upstream.spawn(standing.run(refreshed, connected, stop));
@@ -70,12 +68,8 @@ impl Gateway {
 }
 
 impl Standing {
-    pub(super) fn new(
-        authenticator: &Arc<Authenticator>,
-        roster: &Arc<Roster>,
-        metrics: &Arc<Metrics>,
-    ) -> Self {
-        let (authenticator, roster) = (Arc::clone(authenticator), Arc::clone(roster));
+    pub(super) fn new(doors: &Doors, metrics: &Arc<Metrics>) -> Self {
+        let (authenticator, roster) = (Arc::clone(&doors.authenticator), Arc::clone(&doors.roster));
         Self { authenticator, roster, metrics: Arc::clone(metrics) }
     }
 

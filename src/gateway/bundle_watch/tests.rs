@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::auth::Authenticator;
 use crate::auth::scope::Scope;
 use crate::auth::testing::{NOW, StillClock, admitted, ders, valid};
 use crate::auth::{Admission, Credential};
 use crate::certs::{Authority, Curve};
+use crate::front::roster::Roster;
 use crate::front::roster::Seat;
 use crate::identity::DeviceId;
 use crate::metrics::Metrics;
