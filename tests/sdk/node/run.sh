@@ -64,8 +64,7 @@ if [ -z "${HUB_DOUBLE:-}" ]; then
 fi
 export HUB_DOUBLE
 
-[ -d "$here/node_modules" ] ||
-    (cd "$here" && npm ci --ignore-scripts --no-audit --no-fund --silent)
+"$here/install"
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
