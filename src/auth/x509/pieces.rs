@@ -177,10 +177,8 @@ fn is_revocation_list(der: &[u8]) -> Option<bool> {
         return None;
     }
     // version OPTIONAL
-    if let (after, first) = Any::from_der(rest).ok()?
-        && first.tag() == Tag::Integer
-        && first.class() == Class::Universal
-    {
+    let (after, first) = Any::from_der(rest).ok()?;
+    if first.tag() == Tag::Integer && first.class() == Class::Universal {
         rest = after;
     }
     let (rest, _signature) = any(rest, Class::Universal, Tag::Sequence)?;
