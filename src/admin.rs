@@ -154,6 +154,7 @@ pub struct Admin {
     refusals: Arc<TellRefusals>,
     scrape: Arc<Mutex<()>>,
     suffix: Arc<str>,
+    has_metrics: bool,
 }
 
 impl fmt::Debug for Admin {
@@ -175,7 +176,14 @@ impl Admin {
         let suffix = suffix.trim_matches('/').into();
         let (health, ready, queues) = (Arc::new(health), Arc::new(ready), Arc::new(queues));
         let refusals = Arc::new(RefusalsReport::default);
-        Self { metrics, health, ready, queues, refusals, scrape: Arc::default(), suffix }
+        let (scrape, has_metrics) = (Arc::default(), true);
+        Self { metrics, health, ready, queues, refusals, scrape, suffix, has_metrics }
+    }
+
+    /// `false`: the path of the metrics answers 404, with why.
+    #[must_use]
+    pub fn with_metrics(self, has_metrics: bool) -> Self {
+        Self { has_metrics, ..self }
     }
 
     /// `refusals` is asked at each `/refusals`; it may not wait.
@@ -195,7 +203,11 @@ impl Admin {
             .route("/queues", get(queues))
             .route("/refusals", get(refusals));
         if !["healthz", "readyz", "queues", "refusals"].contains(&&*self.suffix) {
-            router = router.route(&format!("/{}", self.suffix), get(metrics));
+            let path = format!("/{}", self.suffix);
+            router = match self.has_metrics {
+                true => router.route(&path, get(metrics)),
+                false => router.route(&path, get(switched_off)),
+            };
         }
         router.with_state(self)
     }
@@ -276,6 +288,11 @@ impl AsyncWrite for Connection {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
+}
+
+async fn switched_off() -> Response {
+    let why = "metrics are switched off: metrics__listener__MetricsEnabled is false\n";
+    (StatusCode::NOT_FOUND, why).into_response()
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {

@@ -21,6 +21,7 @@ mod text;
 mod verify;
 
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -115,8 +116,8 @@ pub struct Surroundings {
     pub storage: Option<PathBuf>,
     /// The store's folder in a given storage folder.
     pub queues_in: fn(&Path) -> PathBuf,
-    /// The port of the gateway's administrative listener on this machine.
-    pub admin_port: Option<u16>,
+    /// Where the gateway's administrative listener is on this machine.
+    pub admin: Option<SocketAddr>,
 }
 
 /// The bytes of a file, or of the standard input for `-`: no more than a document may have.

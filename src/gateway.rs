@@ -27,6 +27,7 @@ mod removed;
 mod scope_keys;
 mod server_end;
 mod settings;
+mod shutdown;
 mod standing;
 mod status;
 mod twin;
@@ -40,9 +41,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
-use tracing::{error, info, warn};
+use tracing::info;
 
 use crate::clock::SharedClock;
 use crate::config::{self, Config};
@@ -76,15 +75,12 @@ use self::recovery::report_recovery;
 use self::removed::RemovedWatch;
 use self::scope_keys::ScopeKeys;
 use self::server_end::ServerEnd;
+use self::shutdown::{Stops, Tasks};
 use self::standing::Standing;
 use self::status::Shown;
 
-/// Docker sends SIGKILL 10 s after SIGTERM: sessions get two of them for their receipts, pumps two for what is under
-/// way, the rest is for farewells and for the store.
+/// What sessions get for their receipts, and pumps for what is under way, once the gateway stops. Of [`shutdown::ALL_MAX`].
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// A disk that hangs must not hold up the end.
-const STORE_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why the gateway cannot start. The texts say what to do.
 #[derive(Debug, thiserror::Error)]
@@ -134,24 +130,6 @@ pub struct Gateway {
     reload_bundle: mpsc::Sender<Asked>,
     stops: Stops,
     tasks: Tasks,
-}
-
-/// One for each step of the shutdown.
-#[derive(Default)]
-struct Stops {
-    front: CancellationToken,
-    pumps: CancellationToken,
-    upstream: CancellationToken,
-    admin: CancellationToken,
-}
-
-/// The tasks of each step.
-#[derive(Default)]
-struct Tasks {
-    front: TaskTracker,
-    pumps: TaskTracker,
-    upstream: TaskTracker,
-    admin: TaskTracker,
 }
 
 impl Gateway {
@@ -237,7 +215,7 @@ impl Gateway {
         self.mqtt
     }
 
-    /// Where `/metrics` and `/healthz` answer, unless switched off.
+    /// Where `/metrics` and `/healthz` answer; only the latter without metrics.
     pub fn metrics_addr(&self) -> Option<SocketAddr> {
         self.metrics_addr
     }
@@ -261,19 +239,6 @@ impl Gateway {
         // One question that waits is enough: its answer is still to come.
         let _ = self.reload.try_send(());
         let _ = self.reload_bundle.try_send(Asked::default());
-    }
-
-    /// Ends in order: no new devices and sessions' receipts, pumps, upstream, store, admin. Takes less than 10 s.
-    pub async fn shutdown(self) {
-        finish(&self.stops.front, &self.tasks.front, DRAIN_TIMEOUT + Duration::from_secs(1)).await;
-        finish(&self.stops.pumps, &self.tasks.pumps, DRAIN_TIMEOUT + Duration::from_secs(1)).await;
-        finish(&self.stops.upstream, &self.tasks.upstream, Duration::from_secs(1)).await;
-        if tokio::time::timeout(STORE_CLOSE_TIMEOUT, self.store.close()).await.is_err() {
-            // Everything acknowledged is on disk; what is missing is a checkpoint, so some messages are sent again.
-            error!("the disk does not answer: ending without the last checkpoint");
-        }
-        finish(&self.stops.admin, &self.tasks.admin, Duration::from_secs(1)).await;
-        info!("stopped");
     }
 
     /// A pump for each queue that feeds the upstream, those found on disk and those created later.
@@ -377,14 +342,5 @@ impl Gateway {
         self.tasks.front.spawn(listener::run(listener, limits, tls, Arc::new(front), tasks, stop));
         self.serving.store(true, Ordering::Release);
         info!("MQTT over TLS on {}", self.mqtt);
-    }
-}
-
-/// Asks the tasks of one step to end and waits for them, at most `limit`.
-async fn finish(stop: &CancellationToken, tasks: &TaskTracker, limit: Duration) {
-    stop.cancel();
-    tasks.close();
-    if tokio::time::timeout(limit, tasks.wait()).await.is_err() {
-        warn!("{} tasks did not end within {limit:?}; going on without them", tasks.len());
     }
 }

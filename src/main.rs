@@ -108,11 +108,8 @@ fn look(
     command: impl FnOnce(&Surroundings, &mut dyn Write) -> Result<End, CommandError>,
 ) -> anyhow::Result<ExitCode> {
     let place = Place::read(&ProcessEnv);
-    let here = Surroundings {
-        storage: place.storage,
-        queues_in: Place::queues_in,
-        admin_port: place.admin_port,
-    };
+    let here =
+        Surroundings { storage: place.storage, queues_in: Place::queues_in, admin: place.admin };
     let mut out = BufWriter::new(std::io::stdout().lock());
     match command(&here, &mut out) {
         Ok(End::Fine) | Err(CommandError::Closed) => Ok(ExitCode::SUCCESS),
@@ -159,9 +156,24 @@ fn judge_variables(vars: &[(String, String)]) -> Vec<EnvVerdict> {
     config::judge(vars).into_iter().map(told).collect()
 }
 
+/// What is set, told in the log, as is all that is wrong with it.
 fn configuration() -> Result<Config, ExitCode> {
-    Config::read(&ProcessEnv).map_err(|e| {
-        eprintln!("{e}");
+    let read = Config::read(&ProcessEnv);
+    let (table, warnings) = match &read {
+        Ok(config) => (config.table(), &config.warnings),
+        Err(e) => (e.table(), &e.warnings),
+    };
+    for line in table.lines() {
+        tracing::info!("{line}");
+    }
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    read.map_err(|e| {
+        tracing::error!("not started: {}", e.count());
+        for problem in &e.problems {
+            tracing::error!("{problem}");
+        }
         ExitCode::from(EXIT_USAGE)
     })
 }
@@ -218,17 +230,13 @@ fn run() -> anyhow::Result<ExitCode> {
         let _inside = runtime.enter();
         Signals::listen()?
     };
+    // A configuration that is refused is told in the log, too: a container's supervisor reads nothing else.
+    let (log, format) = Config::log_of(&ProcessEnv);
+    log_to_stdout(log, format);
     let config = match configuration() {
         Ok(config) => config,
         Err(code) => return Ok(code),
     };
-    log_to_stdout(config.log, config.log_format);
-    for line in config.table().lines() {
-        tracing::info!("{line}");
-    }
-    for warning in &config.warnings {
-        tracing::warn!("{warning}");
-    }
     let code = runtime.block_on(serve(config, signals))?;
     // Nothing of ours is left; a thread that is stuck in a system call must not hold up the end.
     runtime.shutdown_background();

@@ -26,12 +26,12 @@ pub(super) fn host_port(text: &str) -> Result<String, String> {
     }
 }
 
-/// Whom to ask: what `--admin` says, else the port of this environment.
+/// Whom to ask: what `--admin` says, else where the environment has it.
 pub(super) fn address(admin: Option<&String>, here: &Surroundings) -> Result<String, CommandError> {
-    let address = admin.cloned().or_else(|| Some(format!("127.0.0.1:{}", here.admin_port?)));
+    let address = admin.cloned().or_else(|| here.admin.map(|address| address.to_string()));
     address.ok_or_else(|| {
-        let text = "the environment switches the metrics listener off or gives it no fixed port: set \
-                    metrics__listener__port, or give --admin HOST:PORT";
+        let text = "metrics__listener__port is 0, any free port, so nobody knows where to ask: set it (9600 by default), or \
+                    give --admin HOST:PORT";
         CommandError::Usage(text.to_owned())
     })
 }

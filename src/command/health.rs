@@ -13,7 +13,7 @@ use super::{CommandError, End, Surroundings, ask};
 /// Arguments of `health`.
 #[derive(Debug, Clone, Args)]
 pub struct HealthArgs {
-    /// The running gateway's metrics listener [default: this machine, the port that the environment says].
+    /// The running gateway's metrics listener [default: this machine, where the environment has it].
     #[arg(long, value_name = "HOST:PORT", value_parser = ask::host_port)]
     admin: Option<String>,
 }
@@ -96,16 +96,16 @@ mod tests {
 
     #[test]
     fn without_a_listener_or_an_answer_it_is_not_healthy() {
-        let here = |admin_port| Surroundings {
+        let here = |admin: Option<&str>| Surroundings {
             storage: None,
             queues_in: |dir| dir.to_owned(),
-            admin_port,
+            admin: admin.map(|address| address.parse().unwrap()),
         };
         let args = HealthArgs { admin: None };
         let mut out = Vec::new();
         assert!(matches!(health(&args, &here(None), &mut out), Err(CommandError::Usage(_))));
         // Port 1 of this machine: nobody listens there.
-        assert_eq!(health(&args, &here(Some(1)), &mut out).unwrap(), End::Found);
-        assert!(String::from_utf8(out).unwrap().starts_with("no answer: 127.0.0.1:1: "));
+        assert_eq!(health(&args, &here(Some("127.0.0.2:1")), &mut out).unwrap(), End::Found);
+        assert!(String::from_utf8(out).unwrap().starts_with("no answer: 127.0.0.2:1: "));
     }
 }

@@ -20,7 +20,7 @@ const NAME_CHARS_MAX: usize = 60;
 /// Arguments of `queue list`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
 pub struct ListArgs {
-    /// The running gateway's metrics listener [default: this machine, the port that the environment says].
+    /// The running gateway's metrics listener [default: this machine, where the environment has it].
     #[arg(long, value_name = "HOST:PORT", value_parser = ask::host_port)]
     admin: Option<String>,
     /// One row for each side queue, instead of adding them to the queue that they belong to; then what moves into a side
@@ -128,13 +128,13 @@ pub(super) fn run(
 
 /// Asks the gateway; the error says why there is no answer.
 fn ask(args: &ListArgs, storage: &StorageArg, here: &Surroundings) -> Result<Answer, String> {
-    let address = match (&args.admin, here.admin_port) {
+    let address = match (&args.admin, here.admin) {
         (Some(address), _) => address.clone(),
         // A folder that was given by hand need not be that of the gateway that runs here.
         (None, _) if storage.storage.is_some() => {
             return Err("--storage was given; --admin HOST:PORT asks a running gateway".to_owned());
         }
-        (None, Some(port)) => format!("127.0.0.1:{port}"),
+        (None, Some(address)) => address.to_string(),
         (None, None) => return Err("the gateway has no fixed metrics port here".to_owned()),
     };
     let (status, body) = ask::get(&address, "/queues")?;

@@ -14,7 +14,7 @@ use crate::auth::decision::{CertificateRecord, RefusalRecord, RefusalsReport};
 /// Arguments of `refusals`.
 #[derive(Debug, Clone, Args)]
 pub struct RefusalsArgs {
-    /// The running gateway's metrics listener [default: this machine, the port that the environment says].
+    /// The running gateway's metrics listener [default: this machine, where the environment has it].
     #[arg(long, value_name = "HOST:PORT", value_parser = ask::host_port)]
     admin: Option<String>,
     /// One JSON object.

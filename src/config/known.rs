@@ -16,7 +16,6 @@ const OTHER_FRONT: &str = "there is no AMQP or HTTPS front end yet, only MQTT";
 const TESTS: &str = "a test switch of the reference";
 const CLEANUP: &str = "what is settled or expired is freed within seconds";
 const SHUTDOWN: &str = "shutdown is bounded by design";
-const AUTH: &str = "clients are always checked against the scope";
 
 /// Variables of the reference that have no effect, with why. Those of the IoT Edge daemon have one when it is asked.
 pub(super) const IGNORED: &[(&str, &str)] = &[
@@ -57,9 +56,15 @@ pub(super) const IGNORED: &[(&str, &str)] = &[
     ("EncryptTwinStore", TWINS),
     ("MaxUpstreamBatchSize", BATCHES),
     ("UpstreamFanOutFactor", BATCHES),
-    ("CacheTokens", AUTH),
-    ("AuthenticationMode", AUTH),
-    ("TrackDeviceState", AUTH),
+    (
+        "CacheTokens",
+        "tokens are judged here with the scope's keys, also while the hub is away: none needs to be remembered",
+    ),
+    (
+        "AuthenticationMode",
+        "certificates and tokens are always judged here, against the scope, as its value Scope does",
+    ),
+    ("TrackDeviceState", "a session always ends when its identity is removed or disabled"),
     ("NestedEdgeEnabled", "the nested scope API is always used"),
     ("ApiProxyModuleId", OTHER_FRONT),
     ("SslProtocols", "TLS 1.2 and 1.3 are offered, nothing older"),
@@ -69,7 +74,7 @@ pub(super) const IGNORED: &[(&str, &str)] = &[
     ("protocolTimeoutInSecs", SHUTDOWN),
     ("ServerCertificateRenewAfterInMs", "the certificate is a file: nobody renews it"),
     ("MaxCheckCertExpiryInMs", "the certificate's age is looked at every minute"),
-    ("EnableRoutingLogging", "use RuntimeLogLevel=debug"),
+    ("EnableRoutingLogging", "use `sphere-gateway routes explain`"),
     ("EnableSdkDebugLogs", "use RuntimeLogLevel=debug"),
     ("RocksDB_MaxTotalWalSize", ENGINE),
     ("RocksDB_MaxManifestFileSize", ENGINE),

@@ -38,16 +38,26 @@ use crate::store::WhenFull;
 pub trait Env {
     /// All variables.
     fn vars(&self) -> Vec<(String, String)>;
+
+    /// The names of those whose value is not UTF-8: `vars` has it with replacement characters.
+    fn not_utf8(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
-/// The process's environment. Variables that are not UTF-8 are not ours and are left out.
+/// The process's environment. Names that are not UTF-8 are not ours and are left out.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ProcessEnv;
 
 impl Env for ProcessEnv {
     fn vars(&self) -> Vec<(String, String)> {
-        let text = |s: std::ffi::OsString| s.into_string().ok();
-        std::env::vars_os().filter_map(|(k, v)| Some((text(k)?, text(v)?))).collect()
+        let text = |v: std::ffi::OsString| v.to_string_lossy().into_owned();
+        std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, text(v)))).collect()
+    }
+
+    fn not_utf8(&self) -> Vec<String> {
+        let bad = std::env::vars_os().filter(|(_, v)| v.to_str().is_none());
+        bad.filter_map(|(k, _)| k.into_string().ok()).collect()
     }
 }
 
@@ -189,6 +199,19 @@ impl Bind {
     }
 }
 
+/// Where the gateway's administrator asks, on the machine itself; `None` = at a port that nobody knows.
+///
+/// Without metrics (`enabled`) it answers this machine alone: health checks and commands go on.
+pub(super) fn asked(enabled: bool, bind: Bind) -> Option<SocketAddr> {
+    let host = bind.host.filter(|host| !host.is_unspecified());
+    let here = IpAddr::from(Ipv4Addr::LOCALHOST);
+    let host = match enabled {
+        true => host.unwrap_or(here),
+        false => host.filter(IpAddr::is_loopback).unwrap_or(here),
+    };
+    (bind.port != 0).then_some(SocketAddr::new(host, bind.port))
+}
+
 /// The MQTT front end (`mqttSettings__*`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mqtt {
@@ -223,7 +246,7 @@ pub struct Mqtt {
 /// The listener of `/metrics` and `/healthz` (`metrics__listener__*`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MetricsListener {
-    /// `MetricsEnabled`.
+    /// `MetricsEnabled`; without, all but the metrics is served on this machine alone ([`Self::asked`]).
     pub enabled: bool,
     /// `host` (`*` = all), `port`.
     pub bind: Bind,
@@ -231,6 +254,13 @@ pub struct MetricsListener {
     pub suffix: String,
     /// Most ids of devices and modules with series of their own (`metrics__idsMax`, own name).
     pub ids_max: u32,
+}
+
+impl MetricsListener {
+    /// Where it is asked on this machine; `None` = at a port that nobody knows.
+    pub fn asked(&self) -> Option<SocketAddr> {
+        asked(self.enabled, self.bind)
+    }
 }
 
 /// `RuntimeLogLevel`.
@@ -352,6 +382,12 @@ impl Config {
         settings::read(env)
     }
 
+    /// How the log is written, read on its own: it also serves to tell what is wrong. What cannot be read is the default;
+    /// [`Self::read`] tells it.
+    pub fn log_of(env: &dyn Env) -> (LogLevel, LogFormat) {
+        settings::log_of(env)
+    }
+
     /// For an examination, which goes on where a start ends: what is set as far as it can be read, and every problem. A
     /// setting with a problem has its default, a path with a problem is as written.
     pub fn read_loosely(env: &dyn Env) -> (Option<Self>, Vec<Problem>) {
@@ -400,23 +436,44 @@ pub struct Problem {
 pub struct ConfigError {
     /// In the order in which the settings are read.
     pub problems: Vec<Problem>,
+    /// As [`Config::warnings`].
+    pub warnings: Vec<String>,
     rows: Vec<table::Row>,
 }
 
 impl ConfigError {
+    /// As [`Config::table`], as far as the environment could be read.
+    pub fn table(&self) -> String {
+        table::render(&self.rows)
+    }
+
     /// As [`Config::whole_table`], as far as the environment could be read.
     pub fn whole_table(&self) -> String {
         table::render(&known::with_unset(&self.rows))
     }
 }
 
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl ConfigError {
+    /// How many there are.
+    pub fn count(&self) -> String {
         let count = self.problems.len();
         let s = if count == 1 { "" } else { "s" };
-        write!(f, "{count} problem{s} in the configuration:")?;
-        for Problem { name, what, todo } in &self.problems {
-            write!(f, "\n- {name}: {what}. {todo}.")?;
+        format!("{count} problem{s} in the configuration")
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, what, todo } = self;
+        write!(f, "{name}: {what}. {todo}.")
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", self.count())?;
+        for problem in &self.problems {
+            write!(f, "\n- {problem}")?;
         }
         Ok(())
     }

@@ -3,10 +3,11 @@
 //! Owns: [`Place`], [`Certificates`]. Unlike [`super::Config`] they ask for nothing, try nothing out, and are usable where a gateway could not
 //! start. Must not know: commands.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use super::Env;
 use super::reader::Reader;
+use super::{Bind, Env};
 
 /// In the folder of `StorageFolder`: the gateway's own.
 const OWN_FOLDER: &str = "edgeHub";
@@ -20,8 +21,8 @@ const SCOPE_FILE: &str = "scope.json";
 pub struct Place {
     /// `StorageFolder`.
     pub storage: Option<PathBuf>,
-    /// `metrics__listener__port`; `None`: there is no listener, or no fixed port.
-    pub admin_port: Option<u16>,
+    /// `metrics__listener__host` and `_port`, as this machine asks there; `None`: there is no fixed port.
+    pub admin: Option<SocketAddr>,
 }
 
 impl Place {
@@ -30,8 +31,9 @@ impl Place {
         let mut reader = Reader::new(env);
         let storage = reader.take("StorageFolder", "").map(PathBuf::from);
         let enabled = reader.flag("metrics__listener__MetricsEnabled", true);
-        let port: u16 = reader.number("metrics__listener__port", 9600, 0, u16::MAX);
-        Self { storage, admin_port: (enabled && port != 0).then_some(port) }
+        let host = reader.host("metrics__listener__host");
+        let port = reader.number("metrics__listener__port", 9600, 0, u16::MAX);
+        Self { storage, admin: super::asked(enabled, Bind { host, port }) }
     }
 
     /// The folder of the store of a gateway that was given `storage`.
@@ -80,16 +82,32 @@ mod tests {
 
     #[test]
     fn the_environment_is_read_as_the_gateway_reads_it() {
-        let check = |env: MapEnv, storage: Option<&str>, admin_port: Option<u16>| {
+        let check = |env: MapEnv, storage: Option<&str>, admin: Option<&str>| {
             let storage = storage.map(PathBuf::from);
-            assert_eq!(Place::read(&env), Place { storage, admin_port });
+            let admin = admin.map(|address| address.parse().unwrap());
+            assert_eq!(Place::read(&env), Place { storage, admin });
         };
         let env = MapEnv::default();
-        check(env.clone(), None, Some(9600));
-        check(env.clone().with("storageFOLDER", " /s "), Some("/s"), Some(9600));
-        check(env.clone().with("metrics:listener:port", "9700"), None, Some(9700));
+        check(env.clone(), None, Some("127.0.0.1:9600"));
+        check(env.clone().with("storageFOLDER", " /s "), Some("/s"), Some("127.0.0.1:9600"));
+        check(env.clone().with("metrics:listener:port", "9700"), None, Some("127.0.0.1:9700"));
         check(env.clone().with("metrics__listener__port", "0"), None, None);
-        check(env.with("metrics__listener__MetricsEnabled", "false"), None, None);
+        // Host; where it is asked; where without metrics.
+        for (host, with, without) in [
+            ("*", "127.0.0.1", "127.0.0.1"),
+            ("0.0.0.0", "127.0.0.1", "127.0.0.1"),
+            ("[::]", "127.0.0.1", "127.0.0.1"),
+            ("localhost", "127.0.0.1", "127.0.0.1"),
+            ("127.0.0.2", "127.0.0.2", "127.0.0.2"),
+            ("::1", "[::1]", "[::1]"),
+            ("192.0.2.1", "192.0.2.1", "127.0.0.1"),
+        ] {
+            let env = env.clone().with("metrics__listener__host", host);
+            check(env.clone(), None, Some(&format!("{with}:9600")));
+            let env = env.with("metrics__listener__MetricsEnabled", "false");
+            check(env.clone(), None, Some(&format!("{without}:9600")));
+            check(env.with("metrics__listener__port", "0"), None, None);
+        }
         assert_eq!(Place::queues_in(Path::new("/s")), Path::new("/s/edgeHub/queues"));
     }
 

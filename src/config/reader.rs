@@ -23,6 +23,8 @@ struct Var {
     /// As written.
     name: String,
     value: String,
+    /// Whether the value is what was written: it is UTF-8.
+    is_text: bool,
     read: bool,
 }
 
@@ -48,7 +50,9 @@ impl Reader {
             rows: Vec::new(),
             names: Vec::new(),
         };
+        let not_utf8 = env.not_utf8();
         for (name, value) in env.vars() {
+            let is_text = !not_utf8.contains(&name);
             let key = normal(&name);
             if let Some(other) = r.vars.iter().find(|v| v.key == key) {
                 // Differently spelled twins matter only when it is a setting; `take` never sees the second one.
@@ -58,17 +62,27 @@ impl Reader {
                 }
                 continue;
             }
-            r.vars.push(Var { key, name, value, read: false });
+            r.vars.push(Var { key, name, value, is_text, read: false });
         }
         r
     }
 
     pub(super) fn problem(&mut self, name: &str, what: impl Display, todo: impl Display) {
+        if self.is_no_text(name) && self.problems.iter().any(|p| p.name == name) {
+            // That is the problem; what follows from it is none.
+            return;
+        }
         let (what, todo) = (what.to_string(), todo.to_string());
         self.problems.push(Problem { name: name.to_owned(), what, todo });
     }
 
-    /// The value of a setting, trimmed; blank counts as not set. Notes its row, `default` standing in for no value.
+    /// Whether it is set to something that is not UTF-8.
+    fn is_no_text(&self, name: &str) -> bool {
+        let key = normal(name);
+        self.vars.iter().any(|v| v.key == key && !v.is_text)
+    }
+
+    /// The value of a setting, trimmed; blank, and one that is not UTF-8 (a problem), counts as not set. Notes its row, `default` standing in for no value.
     pub(super) fn take(&mut self, name: &'static str, default: &str) -> Option<String> {
         self.names.push(name);
         let key = normal(name);
@@ -82,6 +96,10 @@ impl Reader {
             None => Row::new(name, default, Standing::Default),
         };
         self.rows.push(row);
+        if self.is_no_text(name) {
+            self.problem(name, "its value is not UTF-8", "Write it again, in UTF-8");
+            return None;
+        }
         value
     }
 

@@ -36,8 +36,15 @@ pub(super) fn read_loosely(env: &dyn Env) -> (Option<Config>, ConfigError) {
     let config = r.config();
     debug_assert!(config.is_some() || !r.problems.is_empty(), "what is missing is told");
     let (warnings, rows) = (r.warnings, r.rows);
-    let error = ConfigError { problems: r.problems, rows: rows.clone() };
+    let error =
+        ConfigError { problems: r.problems, warnings: warnings.clone(), rows: rows.clone() };
     (config.map(|config| Config { warnings, rows, ..config }), error)
+}
+
+/// See [`Config::log_of`].
+pub(super) fn log_of(env: &dyn Env) -> (LogLevel, LogFormat) {
+    let mut r = Reader::new(env);
+    (r.log_level(), r.log_format())
 }
 
 /// A pebibyte: no volume of a gateway is larger, and sums with it do not overflow.
@@ -195,7 +202,14 @@ impl Reader {
         let folder = PathBuf::from(text);
         if let Err(e) = writable(&folder) {
             let what = format!("{} cannot be used ({e})", folder.display());
-            self.problem(NAME, what, "Make the folder and let the gateway's user write to it");
+            let user = crate::store::own_user();
+            let todo = match e.kind() {
+                std::io::ErrorKind::PermissionDenied => {
+                    format!("On the host, chown -R {user} the folder that is bound there")
+                }
+                _ => format!("Make the folder and let the gateway's user, {user}, write to it"),
+            };
+            self.problem(NAME, what, todo);
         }
         Some(folder.join("edgeHub"))
     }

@@ -265,6 +265,57 @@ fn all_problems_are_told_together() {
     );
 }
 
+/// An environment with a value that is not UTF-8.
+struct NotUtf8(MapEnv, &'static str);
+
+impl Env for NotUtf8 {
+    fn vars(&self) -> Vec<(String, String)> {
+        self.0.clone().with(self.1, "\u{fffd}").vars()
+    }
+
+    fn not_utf8(&self) -> Vec<String> {
+        vec![self.1.to_owned()]
+    }
+}
+
+/// It does not count as not set, and there is one problem, whatever follows from it.
+#[test]
+fn a_value_that_is_not_utf8_is_a_problem() {
+    let dir = folder();
+    for name in [
+        "maxConnectedClients",
+        "StorageFolder",
+        "IotHubConnectionString",
+        "EdgeHubDevTrustBundleFile",
+        "EdgeHubDevServerCertificateFile",
+        "upstreamSettings__trustBundleFile",
+        "edgeHubTwinFile",
+        "RuntimeLogLevel",
+        "storeSettings:maxSizeBytes",
+    ] {
+        let error = Config::read(&NotUtf8(good(dir.path()), name)).unwrap_err();
+        let told: Vec<_> = error.problems.iter().map(|p| (&p.name, p.what.as_str())).collect();
+        let [(told, "its value is not UTF-8")] = told[..] else { panic!("{name}: {told:?}") };
+        assert!(told.replace(':', "__").eq_ignore_ascii_case(&name.replace(':', "__")), "{told}");
+    }
+    // Other people's variables are theirs.
+    Config::read(&NotUtf8(good(dir.path()), "LS_COLORS")).expect("it is good");
+}
+
+/// The log serves to tell what is wrong, so nothing that is wrong keeps it from being read.
+#[test]
+fn the_log_is_read_on_its_own() {
+    for (level, format, expected) in [
+        ("", "", (LogLevel::Info, LogFormat::Text)),
+        ("debug", "JSON", (LogLevel::Debug, LogFormat::Json)),
+        ("loud", "xml", (LogLevel::Info, LogFormat::Text)),
+        ("error", "xml", (LogLevel::Error, LogFormat::Text)),
+    ] {
+        let env = MapEnv::default().with("RuntimeLogLevel", level).with("RuntimeLogFormat", format);
+        assert_eq!(Config::log_of(&env), expected);
+    }
+}
+
 #[rustfmt::skip]
 #[test]
 fn bad_values() {

@@ -135,6 +135,17 @@ impl LastGood {
         (Self { path, edge, kept }, loaded)
     }
 
+    /// As [`LastGood::load`], for one who only looks: nothing on disk is touched, and a damaged file stays where it is.
+    ///
+    /// # Errors
+    /// Why what is there is of no use, in words.
+    pub fn look(path: &Path, edge: &DeviceId) -> Result<Option<Kept>, String> {
+        read(path, edge).map_err(|error| match error {
+            ReadError::Io(e) => format!("it cannot be read {}", unreadable(path, &e)),
+            damaged => damaged.to_string(),
+        })
+    }
+
     /// Keeps `text`, which was accepted at `now` as `desired`. Says whether that took a write. Blocks on the disk.
     ///
     /// # Errors
@@ -233,6 +244,19 @@ mod tests {
             stored.starts_with("{\"version\":1,\"edge\":\"edge1\",\"accepted_ms\":1700000000000,")
         );
         assert!(stored.contains("\"twin_version\":7,\"crc32c\":\""), "{stored}");
+    }
+
+    #[test]
+    fn who_only_looks_touches_nothing() {
+        let (_folder, path) = kept();
+        let looked = LastGood::look(&path, &edge()).unwrap().unwrap();
+        assert_eq!((looked.text.as_str(), looked.accepted), (TEXT, NOW));
+        std::fs::write(&path, "{\"version\":1").unwrap();
+        let why = LastGood::look(&path, &edge()).unwrap_err();
+        assert!(why.contains("not of our form"), "{why}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"version\":1");
+        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+        assert_eq!(LastGood::look(&path.with_extension("gone"), &edge()), Ok(None));
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub(super) use self::compiled::Compiled;
 use self::compiled::names;
 pub(super) use self::file::Stamp;
 pub(super) use self::file_watch::FileWatch;
-pub(super) use self::first::First;
+pub(super) use self::first::{Basis, First};
 use super::settings;
 use crate::clock::{SharedClock, UnixMillis};
 use crate::config::Config;

@@ -2,7 +2,7 @@
 //!
 //! Owns: the order of the examination and the time limits: what hangs costs its own line, and the whole takes less than a
 //! minute where the hub cannot be reached. Invariants: it goes on after errors; what cannot be looked at because something
-//! else is wrong is skipped and says so; it changes nothing (one small file in the storage folder comes and goes, the IoT Edge
+//! else is wrong is skipped and says so; it changes nothing (small files in the storage folder come and go, the IoT Edge
 //! daemon signs and issues a certificate that nobody uses, the hub sees a sign-in).
 //! Must not know: how findings are printed ([`crate::command::check`]).
 
@@ -10,10 +10,12 @@ mod certificate;
 mod daemon;
 mod hub;
 mod inspect;
+mod routes;
 mod scope;
 #[cfg(test)]
 mod tests;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +24,6 @@ use rustls_pki_types::CertificateDer;
 
 use self::daemon::Given;
 pub use self::inspect::inspect;
-use super::configuration::First;
 use super::daemon::DAEMON_BUNDLE;
 use super::{descriptors, settings};
 use crate::clock::{SharedClock, UnixMillis};
@@ -66,7 +67,7 @@ pub async fn examine(env: &dyn Env, clock: SharedClock, root: &Path) -> Report {
         Some(config) => site.all(&config).await,
         None => site.without_configuration(place.storage).await,
     }
-    site.running(place.admin_port).await;
+    site.running(place.admin).await;
     Report::new(site.findings, site.is_refused)
 }
 
@@ -242,48 +243,6 @@ impl Site {
         }
     }
 
-    /// What the document says of the store's size.
-    fn routes(&mut self, config: &Config) -> Option<u64> {
-        const GROUP: Group = Group::Routes;
-        let compiled = match First::strict(config) {
-            Ok(compiled) => compiled,
-            Err(error) => {
-                let meanwhile = match First::is_kept(config) {
-                    true => " (until then the last good document serves)",
-                    false => "",
-                };
-                for problem in error.problems {
-                    let todo =
-                        "correct the document; `sphere-gateway routes check FILE` says where";
-                    let text = format!("edgeHubTwinFile: {problem}{meanwhile}");
-                    self.refused(GROUP.error("routes", text, todo));
-                }
-                return None;
-            }
-        };
-        let source = match &config.desired_file {
-            Some(path) => format!("edgeHubTwinFile, {}", path.display()),
-            None => "the built-in default: everything goes upstream".to_owned(),
-        };
-        let running = plural(compiled.running() as u64, "route");
-        let text = format!("{running}, from {source}");
-        self.findings.push(GROUP.ok("routes", text));
-        for layer in &compiled.layers_apart {
-            let todo =
-                "correct the file or take it out; `sphere-gateway routes check FOLDER` tells all";
-            self.findings.push(GROUP.error("routes-layer", layer.to_string(), todo));
-        }
-        for why in compiled.set_aside() {
-            let todo = "correct the route; `sphere-gateway routes check FILE` says where";
-            self.findings.push(GROUP.error("routes-set-aside", why, todo));
-        }
-        for warning in compiled.warnings() {
-            let todo = "see `sphere-gateway routes check FILE`";
-            self.findings.push(GROUP.warning("routes-warning", warning, todo));
-        }
-        compiled.store_bytes_max
-    }
-
     async fn way_to_the_hub(&mut self, config: &Config, given: Option<&Given>) {
         let pem = given.map(|given| given.bundle.as_deref().unwrap_or_default());
         let roots = match settings::upstream_roots(config, pem) {
@@ -353,10 +312,10 @@ impl Site {
     }
 
     /// At last, as it takes what was found for granted.
-    async fn running(&mut self, admin_port: Option<u16>) {
+    async fn running(&mut self, admin: Option<SocketAddr>) {
         let candidates = self.config.as_ref().map(|config| config.mqtt.bind.candidates());
         let asking = tokio::task::spawn_blocking(move || {
-            let (runs, mut findings) = running::gateway(admin_port);
+            let (runs, mut findings) = running::gateway(admin);
             if let Some(candidates) = candidates
                 && !runs
             {

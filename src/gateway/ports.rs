@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use tokio::net::TcpListener;
+use tracing::warn;
 
 use super::StartError;
 use crate::config::{self, Config};
@@ -14,7 +15,7 @@ use crate::config::{self, Config};
 pub(super) struct Ports {
     pub(super) mqtt: TcpListener,
     pub(super) mqtt_addr: SocketAddr,
-    /// Not there if it is switched off.
+    /// Without metrics it may be missing: then nobody scrapes, and devices are served all the same.
     pub(super) admin: Option<TcpListener>,
 }
 
@@ -24,9 +25,24 @@ impl Ports {
         let mqtt_addr = mqtt.local_addr().map_err(listen_error(&config.mqtt.bind))?;
         let admin = match config.metrics.enabled {
             true => Some(bind(&config.metrics.bind).await?),
-            false => None,
+            false => without_metrics(&config.metrics).await,
         };
         Ok(Self { mqtt, mqtt_addr, admin })
+    }
+}
+
+/// For health checks and commands on this machine.
+async fn without_metrics(metrics: &config::MetricsListener) -> Option<TcpListener> {
+    let address = metrics.asked()?;
+    match TcpListener::bind(address).await {
+        Ok(listener) => Some(listener),
+        Err(e) => {
+            warn!(
+                "cannot listen on {address} for the health check: {e}; the container will be called unhealthy: set \
+                 metrics__listener__port to a free port"
+            );
+            None
+        }
     }
 }
 

@@ -69,7 +69,8 @@ impl Gateway {
         let queues = move || sample.load().as_deref().map(|sample| Arc::clone(&sample.queues));
         let refusals = Arc::clone(refusals);
         let state = Admin::new(Arc::clone(&self.metrics), suffix, health, ready, queues)
-            .with_refusals(move || refusals.report());
+            .with_refusals(move || refusals.report())
+            .with_metrics(config.metrics.enabled);
         let stop = self.stops.admin.clone();
         self.tasks.admin.spawn(async move {
             if let Err(e) = admin::serve(listener, state, stop).await {

@@ -65,7 +65,25 @@ pub(super) struct Bounds {
 
 impl Bounds {
     /// Segments and batches are small parts of a small budget, so that it is used well and given back in small pieces.
+    ///
+    /// Says nothing: it is also asked by who only wants to know a size. [`Self::in_force`] does.
     pub(super) fn of(config: &Config, limits: &Limits) -> Self {
+        let budget = limits.budget_bytes.map(|budget| budget.max(BUDGET_BYTES_MIN));
+        let part = |n: u64| budget.map_or(u64::MAX, |budget| budget / n);
+        let batch = usize::try_from(part(8)).unwrap_or(usize::MAX);
+        Self {
+            budget: budget.map(|budget| budget - OWN_FILES_BYTES),
+            budget_reserve: config.reserve_bytes.min(part(8)),
+            floor: limits.min_free_bytes,
+            segment: config.segment_bytes_max.min(part(16).max(SEGMENT_BYTES_MIN)),
+            batch: config.batch_bytes_max.min(batch),
+            quarantine: config.quarantine_bytes_max.min(part(16)),
+        }
+    }
+
+    /// As [`Self::of`], for limits that come into force: a budget that is not as it was asked for is told. What a small
+    /// one leaves to segments and rings, [`Config::segment_bytes`] and [`Config::ring_bytes`] tell who set them.
+    pub(super) fn in_force(config: &Config, limits: &Limits) -> Self {
         if limits.budget_bytes.is_some_and(|budget| budget < BUDGET_BYTES_MIN) {
             tracing::warn!(
                 asked = limits.budget_bytes,
@@ -73,22 +91,7 @@ impl Bounds {
                 "the budget of the store is too small: using the least"
             );
         }
-        let budget = limits.budget_bytes.map(|budget| budget.max(BUDGET_BYTES_MIN));
-        let part = |n: u64| budget.map_or(u64::MAX, |budget| budget / n);
-        let batch = usize::try_from(part(8)).unwrap_or(usize::MAX);
-        let bounds = Self {
-            budget: budget.map(|budget| budget - OWN_FILES_BYTES),
-            budget_reserve: config.reserve_bytes.min(part(8)),
-            floor: limits.min_free_bytes,
-            segment: config.segment_bytes_max.min(part(16).max(SEGMENT_BYTES_MIN)),
-            batch: config.batch_bytes_max.min(batch),
-            quarantine: config.quarantine_bytes_max.min(part(16)),
-        };
-        for ring in config.rings.iter().filter(|ring| bounds.ring(ring) < ring.bytes_max) {
-            let (asked, used) = (ring.bytes_max, bounds.ring(ring));
-            tracing::warn!(queue = %ring.queue, asked, used, "the budget of the store leaves less for the newest of a queue");
-        }
-        bounds
+        Self::of(config, limits)
     }
 
     /// Most bytes of a ring: half the reserve within the budget at most, so that the other half is for side queues.

@@ -155,7 +155,7 @@ impl Engine {
         let (teller, removed) = Teller::new();
         let age = Arc::new(StoreClock::new(Arc::clone(&clock)));
         let teller = Arc::new(teller);
-        let bounds = Bounds::of(&config, &config.limits);
+        let bounds = Bounds::in_force(&config, &config.limits);
         let tools = Tools { config, bounds, disk, lane_disk, clock, counters, teller, age };
         let (found, clock_file, mut report) = recover::recover(&tools)?;
         let mut queues = BTreeMap::new();

@@ -27,9 +27,7 @@ pub enum OpenError {
         known: u16,
     },
     /// The disk refused.
-    #[error(
-        "cannot open the store at {path}: {source}; check that the volume is mounted, writable and has room"
-    )]
+    #[error("cannot open the store at {path}: {source}; {}", todo(source))]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -61,8 +59,37 @@ impl StoreError {
     }
 }
 
+fn todo(source: &io::Error) -> String {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => format!(
+            "a start as another user may have made it: on the host, chown -R {} the folder that is bound to StorageFolder",
+            own_user()
+        ),
+        _ => "check that the volume is mounted, writable and has room".to_owned(),
+    }
+}
+
+/// User and group of this process, as `chown` takes them; in the image 13623:13623.
+pub(crate) fn own_user() -> String {
+    let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
+    format!("{}:{}", user.as_raw(), group.as_raw())
+}
+
 /// For `map_err`: an error of the disk, at this path, while the store opens.
 pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> OpenError {
     let path = path.to_path_buf();
     move |source| OpenError::Io { path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_belongs_to_another_user_says_how_to_give_it_to_this_one() {
+        let words = |kind: io::ErrorKind| at(Path::new("/s/queues"))(kind.into()).to_string();
+        let chown = format!("chown -R {} the folder", own_user());
+        assert!(words(io::ErrorKind::PermissionDenied).contains(&chown));
+        assert!(!words(io::ErrorKind::StorageFull).contains("chown"));
+    }
 }

@@ -255,6 +255,7 @@ pub use append::{
     Append, AppendChain, AppendClass, AppendError, AppendTo, Durable, Receipt, ReceiptTo,
 };
 pub use disk::{Disk, RealDisk, Space};
+pub(crate) use error::own_user;
 pub use error::{OpenError, StoreError};
 pub use id::{Offset, QueueId};
 pub use mailbox::Appender;
@@ -459,7 +460,7 @@ impl Store {
     /// Changes what all queues may take, from the next commit on; appends that wait for room are tried again. A store that
     /// takes more than it may from now on refuses, or drops, until it does not.
     pub fn set_limits(&self, limits: Limits) {
-        let bounds = Bounds::of(&self.config, &limits);
+        let bounds = Bounds::in_force(&self.config, &limits);
         *self.bounds.lock().unwrap_or_else(PoisonError::into_inner) = bounds;
         // A store that is closed has no use for it.
         let _ = self.mailbox.post(Command::SetLimits(limits, bounds));

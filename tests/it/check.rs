@@ -10,6 +10,7 @@ use sphere_gateway::certs::Window;
 use sphere_gateway::clock::{self, UnixMillis};
 use sphere_gateway::gateway::Gateway;
 
+use crate::process::scrape;
 use crate::support::{World, eventually, get};
 
 /// What `check --json` said.
@@ -352,6 +353,26 @@ async fn readyz_tells_whether_devices_can_be_let_in() {
     let gateway = world.gateway().await;
     eventually("the kept scope serves", async || is_ready(&gateway).await).await;
     gateway.shutdown().await;
+    world.end().await;
+}
+
+/// Who balances load must send nobody here any more, and still gets an answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_stops_is_not_ready() {
+    let world = World::new(1).await;
+    let gateway = world.gateway().await;
+    eventually("the gateway is ready", async || is_ready(&gateway).await).await;
+    let address = gateway.metrics_addr().expect("metrics are on");
+    let mut stopping = std::pin::pin!(gateway.shutdown());
+    // Only begun: what comes next waits for us.
+    let begun = std::future::poll_fn(|context| {
+        std::task::Poll::Ready(stopping.as_mut().poll(context).is_pending())
+    });
+    assert!(begun.await, "there is more to do than one step");
+    let answer = scrape(address, "/readyz").await;
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert!(answer.contains("the gateway is stopping"), "{answer}");
+    stopping.await;
     world.end().await;
 }
 

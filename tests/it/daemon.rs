@@ -127,6 +127,37 @@ async fn until_renewed(gateway: &Gateway, times: f64) {
     eventually("the certificate is renewed", async || renewals(gateway).await >= goal).await;
 }
 
+/// The certificate that was renewed last is the one that counts: on disk for the next start, and for who watches its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewed_certificate_is_kept_and_its_end_is_shown() {
+    let (mut world, mut daemon) = world(1).await;
+    world.set("ServerCertificateRenewAfterInMs", "300");
+    let days_left = async |gateway: &Gateway| {
+        let text = metrics(gateway).await;
+        series(&text, "sphere_gateway_server_certificate_expires_seconds", &[]) / 86_400.0
+    };
+    let gateway = world.gateway().await;
+    let first = shown(&world).await;
+    assert!((19.9..20.1).contains(&days_left(&gateway).await));
+    daemon.script(|s| s.days = Some(7));
+    // The first of them may have been asked for before.
+    until_renewed(&gateway, 2.0).await;
+    let left = days_left(&gateway).await;
+    assert!((6.9..7.1).contains(&left), "{left}");
+
+    // It is asked again only after the last one was kept.
+    daemon.kill().await;
+    until_refused(&gateway, "unreachable").await;
+    let last = shown(&world).await;
+    assert_ne!(last, first);
+    gateway.shutdown().await;
+    let gateway = world.gateway().await;
+    assert_eq!(shown(&world).await, last, "the renewed one");
+    let left = days_left(&gateway).await;
+    assert!((6.9..7.1).contains(&left), "{left}");
+    end(world, daemon, gateway).await;
+}
+
 /// The bar of the card: 200 connections that publish, and all that a renewal can meet. 200 handshakes take 0.2 s of one
 /// core, and a message a second and device is a fiftieth of what a debug build carries.
 #[tokio::test(flavor = "multi_thread")]

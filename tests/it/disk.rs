@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use hub_double::{Fault, FaultKind};
 
+use crate::log_format::Running;
 use crate::process::Process;
 use crate::support::{BINARY, Fleet, World, eventually};
 use crate::volume::{Volume, Watch, bytes_in};
@@ -160,6 +161,31 @@ async fn a_disk_that_hangs_stops_the_acks_and_nothing_else() {
     assert_eq!(devices, DEVICES, "a pause closes no connection");
     drop(frozen);
     fleet.progress(500).await;
+    fleet.finish().await;
+    world.expect_nothing_lost(&fleet).await;
+    process.kill();
+    world.end().await;
+}
+
+/// Docker kills after 10 s. (What the kernel holds of the process goes when the disk lets go of it: no signal ends that.)
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_hangs_does_not_hold_up_the_end() {
+    let world = small_site(DEVICES).await;
+    let Some(volume) = Volume::ext4(&world.volume(), &world.beside("image")) else { return };
+    let running = Running::start_by(&world, volume.gateway());
+    tokio::task::block_in_place(|| running.until_it_serves(&world));
+    let fleet = eager_fleet(&world);
+    fleet.progress(100).await;
+    let frozen = volume.freeze();
+    running.terminate();
+    let log = tokio::task::block_in_place(|| running.until("stopped"));
+    let words = "the disk does not answer: ending without the last checkpoint";
+    assert!(log.iter().any(|line| line.contains(words)), "{log:#?}");
+    drop(frozen);
+    tokio::task::block_in_place(|| running.ended());
+
+    let process = world.process_by(volume.gateway());
+    fleet.progress(100).await;
     fleet.finish().await;
     world.expect_nothing_lost(&fleet).await;
     process.kill();

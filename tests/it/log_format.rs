@@ -1,5 +1,6 @@
 //! The log of the real binary, in both forms, with a peer that would like to write lines of its own.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::Ordering;
@@ -25,7 +26,11 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(world: &World) -> Self {
-        let mut command = Command::new(BINARY);
+        Self::start_by(world, Command::new(BINARY))
+    }
+
+    /// Run by `command`, which keeps its process id and takes one more argument: `run`.
+    pub(crate) fn start_by(world: &World, mut command: Command) -> Self {
         let spawned =
             world.with_environment(&mut command).arg("run").stdout(Stdio::piped()).spawn();
         let mut child = spawned.expect("the binary runs");
@@ -52,6 +57,23 @@ impl Running {
         lines
     }
 
+    /// All lines until devices are let in, where devices find it from now on.
+    pub(crate) fn until_it_serves(&self, world: &World) -> Vec<String> {
+        let log = self.until("MQTT over TLS on ");
+        let last = log.last().expect("one");
+        let (_, address) = last.split_once("MQTT over TLS on ").expect("it is there");
+        let address = address.split('"').next().expect("a part");
+        let port = address.rsplit(':').next().expect("a port");
+        world.port.store(port.parse().expect("a number"), Ordering::Relaxed);
+        log
+    }
+
+    /// SIGTERM.
+    pub(crate) fn terminate(&self) {
+        let kill = Command::new("kill").arg(self.child.id().to_string()).status();
+        assert!(kill.expect("kill").success());
+    }
+
     /// SIGHUP.
     pub(crate) fn hang_up(&self) {
         let kill = Command::new("kill").args(["-HUP", &self.child.id().to_string()]).status();
@@ -59,9 +81,13 @@ impl Running {
     }
 
     /// SIGTERM; the rest of the log.
-    pub(crate) fn stop(mut self) -> Vec<String> {
-        let kill = Command::new("kill").arg(self.child.id().to_string()).status();
-        assert!(kill.expect("kill").success());
+    pub(crate) fn stop(self) -> Vec<String> {
+        self.terminate();
+        self.ended()
+    }
+
+    /// Waits for its end, which is a good one; the rest of the log.
+    pub(crate) fn ended(mut self) -> Vec<String> {
         let lines = self.lines.iter().collect();
         assert!(self.child.wait().expect("our child").success());
         lines
@@ -85,12 +111,7 @@ async fn log_of_a_run(format: &str) -> Vec<String> {
     let bad = route(&format!("FROM /messages/* WHERE x{FORGED} INTO $upstream"));
     world.set_document(&document(json!({"good": good, format!("bad{FORGED}"): bad})));
     let running = Running::start(&world);
-    let mut log = tokio::task::block_in_place(|| running.until("MQTT over TLS on "));
-    let last = log.last().expect("one");
-    let (_, address) = last.split_once("MQTT over TLS on ").expect("it is there");
-    let address = address.split('"').next().expect("a part");
-    let port = address.rsplit(':').next().expect("a port");
-    world.port.store(port.parse().expect("a number"), Ordering::Relaxed);
+    let mut log = tokio::task::block_in_place(|| running.until_it_serves(&world));
 
     let mut stream = admitted(&world.device(0)).await;
     let topic = format!("devices/x{FORGED}/messages/events/");
@@ -145,4 +166,49 @@ async fn no_peer_forges_a_line_of_the_text() {
         assert!(!line.trim_start().starts_with(FORGED.trim_start()), "{line:?}");
     }
     assert!(log.len() > 20, "{log:#?}");
+}
+
+/// From each level up, and nothing below: the same run tells something at each.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_level_is_the_least_that_is_logged() {
+    let mut world = World::new(1).await;
+    world.set("mqttSettings__Colour", "red");
+    world.set("storeSettings__maxSizeBytes", "16777216");
+    let route = |text: &str| json!({"route": text, "priority": 3});
+    let (good, bad) = (route("FROM /messages/* INTO $upstream"), route("FROM nowhere"));
+    world.set_document(&document(json!({"good": good, "bad": bad})));
+    for (level, expected) in [
+        ("fatal", &["ERR"][..]),
+        ("error", &["ERR"]),
+        ("warning", &["ERR", "WRN"]),
+        ("info", &["ERR", "INF", "WRN"]),
+        ("debug", &["DBG", "ERR", "INF", "WRN"]),
+    ] {
+        world.set("RuntimeLogLevel", level);
+        let running = Running::start(&world);
+        let mut log = tokio::task::block_in_place(|| running.until("set aside: "));
+        if expected.contains(&"INF") {
+            log.extend(tokio::task::block_in_place(|| running.until("MQTT over TLS on ")));
+            let port = log.last().and_then(|line| line.rsplit(':').next()).expect("a port");
+            world.port.store(port.trim().parse().expect("a number"), Ordering::Relaxed);
+            // Who takes over is told at debug.
+            let older = admitted(&world.device(0)).await;
+            drop((admitted(&world.device(0)).await, older));
+        }
+        log.extend(tokio::task::block_in_place(|| running.stop()));
+        // <6> 2026-01-02 03:04:05.678 +00:00 [INF]
+        let tags: BTreeSet<&str> = log
+            .iter()
+            .filter(|line| line.starts_with('<'))
+            .filter_map(|line| line.get(36..39))
+            .collect();
+        assert_eq!(tags.into_iter().collect::<Vec<_>>(), expected, "{level}: {log:#?}");
+        // What the small store leaves to dead letters is said, and once.
+        let is_told = |line: &&String| {
+            line.contains("[WRN]") && (line.contains("deadLetterBytes") || line.contains("budget"))
+        };
+        let times = usize::from(expected.contains(&"WRN"));
+        assert_eq!(log.iter().filter(is_told).count(), times, "{level}: {log:#?}");
+    }
+    world.end().await;
 }

@@ -26,6 +26,7 @@ mod expiry;
 mod frontend;
 mod grace;
 mod happy;
+mod health;
 mod hostile;
 mod inspect;
 mod kill;

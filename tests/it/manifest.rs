@@ -252,6 +252,21 @@ fn the_container_of_edge_hub() {
     each_is_said_alone(&[
         (|p| p.options["Memory"] = json!(1), "error edgeHub: createOptions: Memory has no effect"),
         (|p| p.options["Cmd"] = json!(["x"]), "warning edgeHub: createOptions: Cmd"),
+        (
+            |p| p.options["Healthcheck"] = json!({"Test": ["CMD-SHELL", "/sphere-gateway health"]}),
+            "error edgeHub: createOptions: Healthcheck needs a shell",
+        ),
+        (
+            |p| {
+                let test = json!(["CMD", "/bin/sh", "-c", "/sphere-gateway health"]);
+                p.options["Healthcheck"] = json!({"Interval": 1, "Test": test});
+            },
+            "error edgeHub: createOptions: Healthcheck needs \"/bin/sh\"",
+        ),
+        (
+            |p| p.options["Healthcheck"] = json!({"Test": "curl localhost:9600/healthz"}),
+            "error edgeHub: createOptions: Healthcheck: \"curl localhost:9600/healthz\" is no test",
+        ),
         (|p| remove(p.host(), "PortBindings"), "error edgeHub: no port of the host"),
         (
             |p| p.host()["PortBindings"]["8883/tcp"][0]["HostPort"] = "9000".into(),
@@ -275,6 +290,10 @@ fn the_container_of_edge_hub() {
             |p| p.host()["Binds"] = json!(["/dev/shm/x:/iotedge/storage"]),
             "error edgeHub storage: /dev/shm/x of the host",
         ),
+        (
+            |p| p.host()["Binds"] = json!(["/etc/gateway:/iotedge/storage"]),
+            "error edgeHub storage: StorageFolder lies in /etc of the host",
+        ),
         (|p| p.env("StorageFolder", "/elsewhere"), "error edgeHub storage: nothing is mounted"),
         (|p| remove(p.host(), "LogConfig"), "warning edgeHub: its log is not rotated"),
         (|p| remove(&mut p.host()["LogConfig"], "Config"), "warning edgeHub: its log is not"),
@@ -296,7 +315,32 @@ fn the_container_of_edge_hub() {
             |p| remove(&mut p.hub()["env"], "MaxConnectedClients"),
             "warning edgeHub: MaxConnectedClients is not set",
         ),
+        (
+            |p| p.env("metrics__listener__port", "0"),
+            "warning edgeHub: metrics__listener__port is 0, any free port: the health check cannot",
+        ),
+        (
+            |p| p.env("metrics:listener:Port", "8883"),
+            "warning edgeHub: metrics__listener__port is that of MQTT: the health check",
+        ),
+        (
+            |p| p.options["Healthcheck"] = json!({"Test": ["CMD-SHELL", "curl localhost"]}),
+            "warning edgeHub: createOptions: Healthcheck wants a shell",
+        ),
     ]);
+}
+
+#[test]
+fn a_health_check_that_the_image_can_do() {
+    for check in [
+        json!({"Interval": 5_000_000_000u64}),
+        json!({"Test": ["CMD", "/sphere-gateway", "health"]}),
+        json!({"Test": ["NONE"]}),
+    ] {
+        let mut parts = Parts::good();
+        parts.options["Healthcheck"] = check;
+        assert_eq!(said(&parts.text()), [""; 0]);
+    }
 }
 
 #[test]
@@ -311,6 +355,19 @@ fn the_port_that_the_gateway_listens_on() {
     let mut parts = Parts::good();
     parts.env("mqttSettings:Port", "8884");
     parts.host()["PortBindings"] = json!({"8884/tcp": [{"HostPort": "8883"}]});
+    assert_eq!(said(&parts.text()), [""; 0]);
+}
+
+/// What the gateway answers to the health check all the same, and what is not asked.
+#[test]
+fn the_health_check_is_fine_without_metrics_and_need_not_be() {
+    let mut parts = Parts::good();
+    parts.env("metrics__listener__MetricsEnabled", "false");
+    parts.env("metrics__listener__host", "127.0.0.2");
+    assert_eq!(said(&parts.text()), [""; 0]);
+    let mut parts = Parts::good();
+    parts.env("metrics__listener__port", "0");
+    parts.options["Healthcheck"] = json!({"Test": ["NONE"]});
     assert_eq!(said(&parts.text()), [""; 0]);
 }
 

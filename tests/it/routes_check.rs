@@ -581,6 +581,11 @@ fn a_folder_is_a_base_with_layers_over_it() {
     ] {
         assert!(out.contains(part), "{part} in {out}");
     }
+    // Who named the files moves no cursor.
+    write("30\x1b[2J.json", &layer.to_string());
+    let out = run(&[&path], b"").expect(1);
+    assert!(out.contains("10-leaves.json, 30\u{fffd}[2J.json"), "{out:?}");
+    assert!(!out.contains('\x1b'), "{out:?}");
     let report = run(&[&path, "--json"], b"").report(1);
     let apart = &report["layersSetApart"][0];
     assert_eq!((&apart["file"], &apart["reason"]), (&json!("20-bad.json"), &json!("bad")));

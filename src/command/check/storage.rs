@@ -1,6 +1,6 @@
 //! The storage folder: whether it can be written, on what it lies, how fast it syncs, how long it lasts.
 //!
-//! Owns: the measurement with one small file, which is removed, and the judgement. `doctor disk` measures more.
+//! Owns: the measurement with small files, which are removed, and the judgement. `doctor disk` measures more.
 //! Must not know: the configuration.
 
 use std::io;
@@ -13,7 +13,7 @@ use crate::clock::{self, SharedClock};
 use crate::command::doctor::{IN_MEMORY, MESSAGES_PER_SEC, OVER_A_NETWORK, RECORD_BYTES, Volume};
 use crate::command::text::{bytes, micros, span};
 use crate::store::disk::Mode;
-use crate::store::{Disk, RealDisk};
+use crate::store::{Disk, RealDisk, own_user};
 
 /// Synced writes that are measured.
 const SYNCS: usize = 20;
@@ -47,16 +47,18 @@ pub struct Place {
 
 /// Examines the folder. Blocks on the disk.
 pub fn examine(place: &Place, root: &Path) -> Vec<Finding> {
-    let clock = clock::system();
-    let probe = place.folder.join(format!(".sphere-gateway-check-{}", std::process::id()));
-    let measured = synced_writes(&probe, &clock);
-    // Whatever came of it: nothing stays behind.
-    let _ = std::fs::remove_file(&probe);
     let mut findings = Vec::new();
+    let measured = within(&place.folder, |probe| synced_writes(probe, &clock::system()));
     match measured {
         Ok(samples) => {
-            let text = format!("{} can be written by uid {}", place.folder.display(), uid());
-            findings.push(Group::Storage.ok("storage-writable", text));
+            findings.push(match below(place) {
+                Ok(()) => {
+                    let text =
+                        format!("{} can be written by uid {}", place.folder.display(), uid());
+                    Group::Storage.ok("storage-writable", text)
+                }
+                Err((path, error)) => unwritable(&path, &error),
+            });
             findings.push(of_sync(samples));
         }
         Err(error) => {
@@ -81,6 +83,61 @@ pub fn examine(place: &Place, root: &Path) -> Vec<Finding> {
     }
     findings.extend(of_lock(&place.queues.join("lock"), root));
     findings
+}
+
+/// Has `write` try a new file in `folder`. Whatever came of it: nothing stays behind.
+fn within<T>(folder: &Path, write: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
+    let probe = folder.join(format!(".sphere-gateway-check-{}", std::process::id()));
+    let written = write(&probe);
+    let _ = std::fs::remove_file(&probe);
+    written
+}
+
+/// What an earlier start made in the folder: as another user, perhaps. The first thing that this one may not write.
+fn below(place: &Place) -> Result<(), (PathBuf, io::Error)> {
+    let own = place.queues.parent().unwrap_or(&place.queues);
+    for folder in [own, &place.queues] {
+        let refused = |error| Err((folder.to_owned(), error));
+        match std::fs::metadata(folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return refused(error),
+            Ok(_) => {}
+        }
+        let touched = within(folder, |probe| RealDisk.open(probe, Mode::CreateNew).map(drop));
+        if let Err(error) = touched.and_then(|()| reach(folder)) {
+            return refused(error);
+        }
+        // Of a volume that is mounted here; it is root's, always.
+        let is_ours = |entry: &std::fs::DirEntry| entry.file_name() != "lost+found";
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten().filter(is_ours) {
+            reach(&entry.path()).map_err(|error| (entry.path(), error))?;
+        }
+    }
+    // Each queue has a folder of segments.
+    let queues = std::fs::read_dir(&place.queues).into_iter().flatten().flatten();
+    for file in queues.flat_map(|queue| std::fs::read_dir(queue.path())).flatten().flatten() {
+        reach(&file.path()).map_err(|error| (file.path(), error))?;
+    }
+    Ok(())
+}
+
+/// Whether this user may read and write it, and enter it if it is a folder. Only asks.
+fn reach(path: &Path) -> io::Result<()> {
+    use rustix::fs::{Access, AtFlags, CWD, accessat};
+    let kind = match std::fs::symlink_metadata(path) {
+        Ok(facts) => facts.file_type(),
+        // A gateway that runs deletes what it no longer needs.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let mut wanted = Access::READ_OK | Access::WRITE_OK;
+    if kind.is_dir() {
+        wanted |= Access::EXEC_OK;
+    }
+    match accessat(CWD, path, wanted, AtFlags::EACCESS).map_err(io::Error::from) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        answer => answer,
+    }
 }
 
 fn uid() -> u32 {
@@ -124,9 +181,10 @@ fn unwritable(folder: &Path, error: &io::Error) -> Finding {
         _ => {
             let owner = std::fs::metadata(folder).map_or_else(
                 |_| String::new(),
-                |facts| format!(" (it belongs to uid {})", facts.uid()),
+                |facts| format!(" ({shown} belongs to uid {})", facts.uid()),
             );
-            format!("on the host: chown -R {uid} the folder that is bound to {shown}{owner}")
+            let user = own_user();
+            format!("on the host: chown -R {user} the folder that is bound to StorageFolder{owner}")
         }
     };
     Group::Storage.error("storage-writable", text, todo)
@@ -303,6 +361,27 @@ mod tests {
             assert!(said.contains(todo), "{said}");
             assert_eq!(status(&found, "storage-sync").0, Status::Skipped);
         }
+    }
+
+    /// Nobody makes files below /sys, root neither: as what an earlier start as root left to another user.
+    #[test]
+    fn what_an_earlier_start_left_is_tried_too() {
+        let folder = tempfile::tempdir().unwrap();
+        for queues in ["/sys/kernel", "/sys/kernel/gone"] {
+            let place = Place { queues: queues.into(), ..place(folder.path()) };
+            let found = examine(&place, Path::new("/"));
+            let (is, what, todo) = status(&found, "storage-writable");
+            assert_eq!(is, Status::Error, "{found:?}");
+            assert!(what.starts_with("/sys"), "{what}");
+            assert!(todo.contains(&format!("chown -R {}", own_user())), "{todo}");
+            assert_eq!(status(&found, "storage-sync").0, Status::Ok, "the folder can be written");
+        }
+        let ours = place(folder.path());
+        std::fs::create_dir_all(ours.queues.join("iothub.10")).unwrap();
+        std::fs::write(ours.queues.join("iothub.10/segment"), "x").unwrap();
+        let found = examine(&ours, Path::new("/"));
+        assert_eq!(status(&found, "storage-writable").0, Status::Ok, "{found:?}");
+        assert_eq!(std::fs::read_dir(&ours.queues).unwrap().count(), 1, "nothing stays behind");
     }
 
     #[test]

@@ -64,6 +64,9 @@ pub(super) fn examine(options: &Object, env: &Variables, found: &mut Findings) {
         let what = format!("createOptions: {key} replaces what the image starts");
         found.warning(HUB, what, "take it out: the image starts `sphere-gateway run`");
     }
+    if let Some(check) = options.get("Healthcheck") {
+        health_check(check, found);
+    }
     let empty = Object::new();
     let host = match options.get("HostConfig") {
         Some(Value::Object(host)) => host,
@@ -79,6 +82,56 @@ pub(super) fn examine(options: &Object, env: &Variables, found: &mut Findings) {
     rights(host, user, found);
     memory(host, found);
     clients(env, found);
+    health(options, env, found);
+}
+
+/// Whether the image's health check can find the gateway: else a good container is unhealthy for ever.
+fn health(options: &Object, env: &Variables, found: &mut Findings) {
+    let check = options.get("Healthcheck").and_then(|check| check.get("Test"));
+    let check = check.and_then(Value::as_array).and_then(|words| words.first());
+    let kind = check.and_then(Value::as_str);
+    if kind == Some("NONE") {
+        return;
+    }
+    if kind == Some("CMD-SHELL") {
+        let what =
+            "createOptions: Healthcheck wants a shell, which the image has not: it always fails";
+        found.warning(HUB, what, "take Healthcheck out: the image asks `sphere-gateway health`");
+    }
+    let port = |name: &str| env.get(name).and_then(|port| port.parse::<u16>().ok());
+    let what = match port("metrics__listener__port") {
+        Some(0) => "metrics__listener__port is 0, any free port: the health check cannot find it",
+        Some(set) if set == port("mqttSettings__port").unwrap_or(MQTT_PORT) => {
+            "metrics__listener__port is that of MQTT: the health check has none of its own"
+        }
+        _ => return,
+    };
+    let todo = "take it out (9600), or the health check: \"Healthcheck\": {\"Test\": [\"NONE\"]}";
+    found.warning(HUB, what, todo);
+}
+
+/// Whether the image has what a health check starts: it is the gateway alone, without a shell.
+fn health_check(check: &Value, found: &mut Findings) {
+    let Some(test) = check.get("Test") else {
+        // The times alone: the test is the image's.
+        return;
+    };
+    let todo = "take it out: the image has {\"Test\": [\"CMD\", \"/sphere-gateway\", \"health\"]}";
+    let words = test.as_array().map(|test| test.iter().map(Value::as_str).collect::<Vec<_>>());
+    let needs = match words.as_deref() {
+        Some([] | [Some("NONE"), ..]) => return,
+        Some([Some("CMD"), Some("/sphere-gateway"), ..]) => return,
+        Some([Some("CMD-SHELL"), ..]) => "a shell".to_owned(),
+        Some([Some("CMD"), Some(program), ..]) => format!("{program:?}"),
+        _ => {
+            let what = format!("createOptions: Healthcheck: {test} is no test");
+            return found.error(HUB, what, todo);
+        }
+    };
+    let what = format!(
+        "createOptions: Healthcheck needs {needs}, and the image has the gateway alone: it is never healthy"
+    );
+    found.error(HUB, what, todo);
 }
 
 /// Whether devices reach the MQTT port.

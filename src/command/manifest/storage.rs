@@ -16,6 +16,41 @@ const FOLDER: &str = "/iotedge/storage";
 /// Folders of a host that are empty after each start of it.
 const FLEETING: [&str; 4] = ["/tmp", "/run", "/var/run", "/dev/shm"];
 
+/// Folders of a host that are others' with all that is in them: the system's, and root's own. Given to the container's
+/// user, some of them keep a machine from starting, and package updates take the rest back.
+const OF_OTHERS: [&str; 17] = [
+    "/bin",
+    "/boot",
+    "/dev",
+    "/etc",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/proc",
+    "/root",
+    "/sbin",
+    "/snap",
+    "/sys",
+    "/usr",
+    "/var/lib/aziot",
+    "/var/lib/containerd",
+    "/var/lib/docker",
+    "/var/lib/iotedge",
+];
+
+/// Folders of a host that many share: one in them is fine, they themselves are not. All at the root are, too.
+const SHARED: [&str; 9] = [
+    "/var/backups",
+    "/var/cache",
+    "/var/lib",
+    "/var/local",
+    "/var/log",
+    "/var/mail",
+    "/var/opt",
+    "/var/spool",
+    "/var/tmp",
+];
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum From {
     /// A folder of the host.
@@ -167,8 +202,33 @@ pub(super) fn examine(host: &Object, env: &Variables, user: &str, found: &mut Fi
     }
 }
 
+/// `path` without `.` and `..`, as Docker reads it.
+fn resolved(path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/').filter(|part| !matches!(*part, "" | ".")) {
+        match part {
+            ".." => drop(parts.pop()),
+            _ => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
+/// Why a folder of the host cannot be the gateway's own, if it cannot; `path` is [`resolved`].
+fn not_its_own(path: &str) -> Option<String> {
+    if let Some(folder) = OF_OTHERS.iter().find(|folder| is_in(path, folder)) {
+        return Some(format!("{folder} of the host, which is not the gateway's to take"));
+    }
+    let components = path.split('/').filter(|part| !part.is_empty()).count();
+    // The value of a placeholder may be of many.
+    let is_short = components < 2 && !path.contains("${");
+    let is_home = components == 2 && is_in(path, "/home");
+    (is_short || is_home || SHARED.contains(&path))
+        .then(|| format!("{path} of the host itself, which others have things in"))
+}
+
 fn host_folder(path: &str, target: &str, user: &str, found: &mut Findings) {
-    let tidied = tidy(path);
+    let tidied = resolved(path);
     if FLEETING.iter().any(|fleeting| is_in(&tidied, fleeting)) {
         let what = format!("{path} of the host is empty after each start of the machine");
         return found.error(
@@ -180,6 +240,10 @@ fn host_folder(path: &str, target: &str, user: &str, found: &mut Findings) {
     if tidied == "/" {
         let todo = "name a folder of its own, such as /var/lib/sphere-gateway";
         return found.error(SUBJECT, "the whole file system of the host is mounted", todo);
+    }
+    if let Some(whose) = not_its_own(&tidied) {
+        let todo = "name a folder of its own, such as /var/lib/sphere-gateway";
+        return found.error(SUBJECT, format!("StorageFolder lies in {whose}"), todo);
     }
     let what = format!("StorageFolder lies in {path} of the host, mounted at {target}");
     let user = match user.split_once(':') {
@@ -260,14 +324,61 @@ mod tests {
         check(mount(read_only), Level::Error, "read-only");
     }
 
+    /// Nothing is advised that gives away what is not the gateway's.
+    #[test]
+    fn a_folder_of_the_host_is_the_gateway_s_own() {
+        let is = |path: &str| {
+            let bind = format!("{path}:/iotedge/storage");
+            said(json!({"Binds": [bind]}), None, "13623")
+        };
+        for path in [
+            "/etc",
+            "/etc/",
+            "/etc/sphere-gateway",
+            "/root",
+            "/root/gateway",
+            "/usr/lib/x",
+            "/var/lib",
+            "//var/./lib/",
+            "/var/lib/x/../../../etc",
+            "/var/lib/docker/x",
+            "/var/lib/aziot/edged",
+            "/var",
+            "/var/log",
+            "/home",
+            "/home/pi",
+            "/data",
+            "/mnt",
+            "/boot/firmware",
+        ] {
+            let (level, text) = is(path);
+            assert_eq!(level, Level::Error, "{path}: {text}");
+            let advised = "-> name a folder of its own, such as /var/lib/sphere-gateway";
+            assert!(text.ends_with(advised) && !text.contains("chown"), "{path}: {text}");
+        }
+        for path in [
+            "/var/lib/sphere-gateway",
+            "/var/lib/dockerless",
+            "/home/pi/gateway",
+            "/srv/gateway",
+            "/mnt/ssd",
+            "/data/gateway",
+            "/etcetera/gateway",
+            "${GATEWAY_FOLDER}",
+        ] {
+            let (level, text) = is(path);
+            assert!(level == Level::Ok && text.contains("chown"), "{path}: {text}");
+        }
+    }
+
     #[test]
     fn the_folder_and_the_user_are_those_of_the_container() {
         let check = |folder: &str, user: &str, level: Level, part: &str| {
-            let (is, text) = said(json!({"Binds": ["/d:/data"]}), Some(folder), user);
+            let (is, text) = said(json!({"Binds": ["/srv/d:/data"]}), Some(folder), user);
             assert!(is == level && text.contains(part), "{folder} {user}: {is:?} {text}");
         };
-        check("/data", "1000", Level::Ok, "chown -R 1000:1000 /d");
-        check("/data/x/", "1000:50", Level::Ok, "chown -R 1000:50 /d");
+        check("/data", "1000", Level::Ok, "chown -R 1000:1000 /srv/d");
+        check("/data/x/", "1000:50", Level::Ok, "chown -R 1000:50 /srv/d");
         check("data", "1000", Level::Error, "not absolute");
         check("/database", "1000", Level::Error, "nothing is mounted");
     }

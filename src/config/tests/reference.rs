@@ -55,3 +55,17 @@ fn no_name_is_both_honoured_and_ignored() {
         assert!(!why.is_empty() && REFERENCE.split_whitespace().any(|n| n == *name), "{name}");
     }
 }
+
+/// What the reference's modes of log-in come to here, where certificates and tokens are both judged.
+#[test]
+fn the_reasons_are_of_a_gateway_with_tokens() {
+    for (name, part) in [
+        ("CacheTokens", "tokens are judged here with the scope's keys"),
+        ("AuthenticationMode", "certificates and tokens are always judged here, against the scope"),
+        ("TrackDeviceState", "ends when its identity is removed or disabled"),
+        ("EnableRoutingLogging", "sphere-gateway routes explain"),
+    ] {
+        let (_, why) = IGNORED.iter().find(|(known, _)| *known == name).unwrap();
+        assert!(why.contains(part), "{name}: {why}");
+    }
+}

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use tracing::{error, info, warn};
 
+use crate::command::check::plural;
 use crate::config::Config;
 use crate::desired::layers::SetApart;
 use crate::desired::{Desired, DesiredError, LINES_MAX, SetAside, listed};
@@ -89,7 +90,7 @@ impl Compiled {
         for line in listed(self.warnings.iter().map(String::as_str), LINES_MAX) {
             warn!("{line}");
         }
-        info!("{} routes run, {} are set aside", self.table.len(), self.set_aside.len());
+        info!("{}", verdict(self.table.len(), self.set_aside.len()));
     }
 
     /// Says which layers do not count; there are not many.
@@ -132,6 +133,13 @@ impl Compiled {
     }
 }
 
+/// `1 route runs, 2 are set aside`.
+fn verdict(running: usize, set_aside: usize) -> String {
+    let runs = if running == 1 { "runs" } else { "run" };
+    let are = if set_aside == 1 { "is" } else { "are" };
+    format!("{} {runs}, {set_aside} {are} set aside", plural(running as u64, "route"))
+}
+
 /// The beginning of why a document is refused, in one line: all of it, and of which route.
 pub(super) fn in_short(error: &DesiredError) -> String {
     let first = listed(error.problems.iter().map(String::as_str), 2);
@@ -152,5 +160,21 @@ pub(super) fn short(text: &str) -> String {
     match text.char_indices().nth(WORDS_CHARS_MAX) {
         None => text.to_owned(),
         Some((end, _)) => format!("{}...", &text[..end]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_verdict_is_a_sentence() {
+        for (running, set_aside, expected) in [
+            (0, 0, "0 routes run, 0 are set aside"),
+            (1, 1, "1 route runs, 1 is set aside"),
+            (1200, 2, "1,200 routes run, 2 are set aside"),
+        ] {
+            assert_eq!(verdict(running, set_aside), expected);
+        }
     }
 }

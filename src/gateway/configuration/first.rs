@@ -19,6 +19,22 @@ fn kept_in(config: &Config) -> PathBuf {
     config.storage.join(if config.twin.is_some() { "desired-twin.json" } else { "desired.json" })
 }
 
+/// What an examination judged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::gateway) enum Basis {
+    /// The configured document.
+    File,
+    /// The built-in default: no document is configured, and the twin is not asked.
+    Default,
+    /// The twin's last good document, accepted then.
+    LastGood(UnixMillis),
+    /// The built-in default, until the twin is read.
+    BeforeTwin {
+        /// Why the document that is kept does not serve; `None` = none is kept.
+        unusable: Option<String>,
+    },
+}
+
 /// What a start begins with.
 pub(in crate::gateway) struct First {
     pub(in crate::gateway) compiled: Compiled,
@@ -93,18 +109,22 @@ impl First {
         kept_in(config).is_file()
     }
 
-    /// For an examination: what the configured document comes to, or the built-in default if none is configured. Nothing on
-    /// disk is touched.
+    /// For an examination: what a start would begin with. Nothing on disk is touched.
     ///
     /// # Errors
     /// The configured document cannot be used.
-    pub(in crate::gateway) fn strict(config: &Config) -> Result<Compiled, DesiredError> {
+    pub(in crate::gateway) fn strict(config: &Config) -> Result<(Compiled, Basis), DesiredError> {
+        let default = || Compiled::new(&Desired::without_document(config.default_ttl_secs), config);
         match configured(config) {
-            None => {
-                let desired = Desired::without_document(config.default_ttl_secs);
-                Ok(Compiled::new(&desired, config))
-            }
-            Some(Ok((_, compiled))) => Ok(compiled),
+            None if config.twin.is_none() => Ok((default(), Basis::Default)),
+            None => Ok(match LastGood::look(&kept_in(config), &config.connection.device) {
+                Ok(Some(kept)) => {
+                    (Compiled::new(&kept.desired, config), Basis::LastGood(kept.accepted))
+                }
+                Ok(None) => (default(), Basis::BeforeTwin { unusable: None }),
+                Err(why) => (default(), Basis::BeforeTwin { unusable: Some(why) }),
+            }),
+            Some(Ok((_, compiled))) => Ok((compiled, Basis::File)),
             Some(Err(refusal)) => Err(refusal.error),
         }
     }

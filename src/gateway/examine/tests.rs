@@ -3,14 +3,17 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{certificate, examine, hub};
+use super::{Site, certificate, examine, hub};
 use crate::auth::testing::{NOW, StillClock, ders, valid, window};
 use crate::auth::x509::testing::{pem as pem_of, revocation_list};
 use crate::certs::{Authority, Curve};
 use crate::clock::UnixMillis;
 use crate::command::check::{Finding, Group, Status};
-use crate::config::MapEnv;
+use crate::config::{Config, MapEnv};
+use crate::desired::Desired;
+use crate::desired::last_good::LastGood;
 use crate::front::tls::ServerIdentity;
+use crate::identity::DeviceId;
 
 fn bad(found: &[Finding]) -> Vec<(&str, Status)> {
     found.iter().filter(|f| f.status != Status::Ok).map(|f| (f.id, f.status)).collect()
@@ -116,4 +119,60 @@ async fn without_a_configuration_the_rest_is_looked_at_and_a_clock_of_1970_is_to
     at_boot.set(valid().not_before);
     let report = examine(&env, at_boot, Path::new("/")).await;
     assert!(report.findings.iter().any(|f| f.id == "clock-year" && f.status == Status::Ok));
+}
+
+/// What of the routes is told in twin mode, and the limit of the store that counts.
+fn routes_of_twin(folder: &Path) -> (Vec<Finding>, Option<u64>) {
+    std::fs::write(folder.join("pem"), "").unwrap();
+    let pem = folder.join("pem").display().to_string();
+    let connection = "HostName=h.net;DeviceId=edge1;ModuleId=$edgeHub;SharedAccessKey=a2V5";
+    let env = MapEnv::default()
+        .with("IotHubConnectionString", connection)
+        .with("EdgeDeviceHostName", "gw")
+        .with("EdgeHubDevServerCertificateFile", &*pem)
+        .with("EdgeHubDevServerPrivateKeyFile", &*pem)
+        .with("EdgeHubDevTrustBundleFile", &*pem)
+        .with("StorageFolder", folder.display().to_string());
+    let config = Config::read(&env).unwrap();
+    assert!(config.twin.is_some(), "without a file the twin decides");
+    let mut site = Site {
+        config: None,
+        clock: StillClock::at(NOW),
+        root: "/".into(),
+        is_refused: false,
+        findings: Vec::new(),
+    };
+    let limit = site.routes(&config);
+    (site.findings, limit)
+}
+
+#[test]
+fn in_twin_mode_the_document_that_is_kept_is_judged_and_left_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let (found, limit) = routes_of_twin(folder.path());
+    assert_eq!((found.len(), found[0].status, limit), (1, Status::Ok, None), "{found:#?}");
+    let before = "no document was kept yet: until the twin is read, everything goes upstream";
+    assert_eq!(found[0].what, before);
+
+    let text = r#"{"schemaVersion": "1.1", "$version": 7,
+        "routes": {"good": "FROM /messages/* INTO $upstream", "bad": "FROM nowhere"},
+        "storeAndForwardConfiguration": {"timeToLiveSecs": 60, "storeLimits": {"maxSizeBytes": 123456789}}}"#;
+    let kept = folder.path().join("edgeHub/desired-twin.json");
+    let (mut last_good, _) = LastGood::load(&kept, DeviceId::parse("edge1").unwrap());
+    last_good.keep(text, &Desired::parse(text).unwrap(), NOW).unwrap();
+    let on_disk = std::fs::read(&kept).unwrap();
+    let (found, limit) = routes_of_twin(folder.path());
+    assert_eq!(bad(&found), [("routes-set-aside", Status::Error)], "{found:#?}");
+    let words = "1 route and 1 set aside, from the twin's last good document";
+    assert!(found[0].what.starts_with(words), "{found:#?}");
+    assert!(found[1].what.contains("bad"), "{found:#?}");
+    assert_eq!(limit, Some(123_456_789), "it is the store's");
+    assert_eq!(std::fs::read(&kept).unwrap(), on_disk);
+
+    std::fs::write(&kept, "damaged").unwrap();
+    let (found, _) = routes_of_twin(folder.path());
+    assert_eq!(bad(&found), [("routes", Status::Warning)], "{found:#?}");
+    assert!(found[0].what.contains("everything goes upstream"), "{found:#?}");
+    assert_eq!(std::fs::read(&kept).unwrap(), b"damaged");
+    assert_eq!(std::fs::read_dir(kept.parent().unwrap()).unwrap().count(), 1);
 }

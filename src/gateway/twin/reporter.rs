@@ -255,6 +255,24 @@ mod tests {
         }
     }
 
+    /// The hub may have taken what it did not answer: who left since must not be shown until the next start.
+    #[tokio::test]
+    async fn who_leaves_while_a_patch_is_lost_is_told_as_gone() {
+        let mut bench = Bench::start();
+        bench.connected.send_replace(true);
+        bench.status.send_replace(Some(Status::good(1)));
+        while bench.next(Ok(None)).await["lastDesiredVersion"] != 1 {}
+        let admission = Arc::new(crate::auth::testing::admitted("d1"));
+        let (seat, _) = bench.roster.enter(&admission, CancellationToken::new()).unwrap();
+        let report = tokio::time::timeout(Duration::from_secs(60), bench.reports.recv());
+        let report = report.await.expect("in time").expect("it runs");
+        assert_eq!(report.patch["clients"]["d1"]["status"], "Connected");
+        drop(seat);
+        report.done.send(Err(ReportError::Lost)).expect("it waits for the answer");
+        let next = bench.next(Ok(None)).await;
+        assert_eq!(next["clients"].as_object().and_then(|c| c.get("d1")), Some(&Value::Null));
+    }
+
     #[test]
     fn the_gap_grows_while_changes_keep_coming_and_a_pause_ends_that() {
         let start = clock::system().monotonic();

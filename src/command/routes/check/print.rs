@@ -10,7 +10,8 @@ use crate::command::text::{bytes, count, plain, plural, span};
 pub(super) fn print(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     let kind = report.kind_words.as_deref().unwrap_or("no document of $edgeHub");
     let file = if report.file == "-" { "standard input" } else { &report.file };
-    writeln!(out, "{}: {kind}", plain(file))?;
+    // The words name the files of a folder.
+    writeln!(out, "{}: {}", plain(file), plain(kind))?;
     if report.kind.is_some() {
         writeln!(out, "{}", head(report))?;
     }
