@@ -53,6 +53,12 @@ pub enum CertsError {
         /// Which.
         path: PathBuf,
     },
+    /// As [`Self::Exists`], of a proof of possession.
+    #[error("{path} exists: it is an earlier proof and no key; say --force to write a new one in its place", path = path.display())]
+    ProofExists {
+        /// Which.
+        path: PathBuf,
+    },
     /// A file of a CA cannot be read.
     #[error(
         "cannot read {path}: {source}; make the CA first (`certs root`, `certs edge-ca`), or name another with --ca",
@@ -386,7 +392,10 @@ impl Issued {
         overwrite: bool,
     ) -> Result<Vec<PathBuf>, CertsError> {
         let file = PkiFile::public(format!("{stem}.pem"), self.leaf_pem.clone());
-        write_files(folder, vec![file], overwrite)
+        write_files(folder, vec![file], overwrite).map_err(|e| match e {
+            CertsError::Exists { path } => CertsError::ProofExists { path },
+            other => other,
+        })
     }
 }
 

@@ -30,10 +30,12 @@ pub enum Credential {
         expires_secs: u64,
         /// SHA-256 of the symmetric key that signed it: whether that key is still registered.
         key_sha256: [u8; 32],
+        /// Whether that key is not the module's own but its device's.
+        by_device: bool,
     },
     /// A certificate whose CA is in the trust bundle.
     CertificateAuthority {
-        /// What it presented, leaf first: judged again when the bundle changes.
+        /// What it presented, leaf first, without what is on no path from it: judged again when the bundle changes.
         chain: Vec<CertificateDer<'static>>,
         /// End of the leaf's validity.
         not_after: UnixMillis,

@@ -11,6 +11,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use rustls_pki_types::CertificateDer;
@@ -23,7 +24,7 @@ use super::policy::Policy;
 use super::refusal::{Refusal, RefusalCode};
 use super::scope::{AuthKind, Lookup, Scope, ScopeEntry, Status};
 use super::token::{self, Signatories};
-use super::x509::{CertificateInfo, Validity};
+use super::x509::{self, CertificateInfo, Validity};
 use crate::clock::{SharedClock, UnixMillis};
 use crate::identity::{ClientName, DeviceId, Identity};
 
@@ -61,8 +62,8 @@ pub struct Authenticator {
     pub(super) policy: Policy,
     pub(super) ledger: Ledger,
     pub(super) reach: Reach,
-    /// It is at least this late, whatever the clock says.
-    pub(super) not_before: UnixMillis,
+    /// It is at least this late, in milliseconds since 1970, whatever the clock says. Falls when the hub was heard.
+    not_before_ms: AtomicU64,
 }
 
 impl fmt::Debug for Authenticator {
@@ -79,8 +80,8 @@ impl Authenticator {
     pub fn new(bundle: TrustBundle, scope: Arc<Scope>, clock: SharedClock) -> Self {
         let (policy, ledger) = (Policy::default(), Ledger::default());
         let reach = Reach::away(clock.monotonic());
-        let (bundle, not_before) = (ArcSwap::from_pointee(bundle), UnixMillis(0));
-        Self { bundle, scope, clock, policy, ledger, reach, not_before }
+        let (bundle, not_before_ms) = (ArcSwap::from_pointee(bundle), AtomicU64::new(0));
+        Self { bundle, scope, clock, policy, ledger, reach, not_before_ms }
     }
 
     /// Judges by `policy`.
@@ -96,10 +97,22 @@ impl Authenticator {
     }
 
     /// Takes `time` for the earliest possible: when the stored scope was written, for instance. A Raspberry Pi has no
-    /// clock of its own and may boot in 1970, with nobody to ask.
+    /// clock of its own and may boot in 1970, with nobody to ask. Until [`Authenticator::hub_was_heard`].
     #[must_use]
     pub fn not_before(self, time: UnixMillis) -> Self {
-        Self { not_before: time, ..self }
+        Self { not_before_ms: AtomicU64::new(time.0), ..self }
+    }
+
+    /// The hub has proved itself, with a certificate that is valid by our clock: it is not earlier than the clock says. A
+    /// time in a file that is later was written by a clock that was ahead.
+    pub fn hub_was_heard(&self) {
+        // One number on its own: no order with other memory is needed.
+        self.not_before_ms.fetch_min(self.clock.wall().0, Ordering::Relaxed);
+    }
+
+    /// The earliest time that is possible.
+    pub(super) fn earliest(&self) -> UnixMillis {
+        UnixMillis(self.not_before_ms.load(Ordering::Relaxed))
     }
 
     /// Puts another bundle in force for the judgements from now on.
@@ -114,7 +127,7 @@ impl Authenticator {
 
     /// The time that counts: the clock's, or the earliest possible if that is later.
     pub fn now(&self) -> UnixMillis {
-        self.clock.wall().max(self.not_before)
+        self.clock.wall().max(self.earliest())
     }
 
     /// Judges one log-in. CPU-bound (a few signature checks), no IO.
@@ -183,7 +196,21 @@ impl Authenticator {
     /// Whether a CA of the bundle says that the client is who it claims to be, whatever the scope says: then the name is no
     /// invented one.
     pub fn vouches(&self, attempt: Attempt<'_>) -> bool {
-        let now = self.now();
+        self.vouches_at(attempt, self.now())
+    }
+
+    /// The same of now, or of the moment next to now at which the certificate itself was valid: a device whose certificate
+    /// has ended is still no stranger.
+    pub fn has_vouched(&self, attempt: Attempt<'_>) -> bool {
+        let Some(leaf) = attempt.chain.first().and_then(|leaf| CertificateInfo::read(leaf).ok())
+        else {
+            return false;
+        };
+        let now = self.now().min(leaf.not_after).max(leaf.not_before);
+        self.vouches_at(attempt, now)
+    }
+
+    fn vouches_at(&self, attempt: Attempt<'_>, now: UnixMillis) -> bool {
         attempt.claim.module().is_none()
             && !attempt.chain.is_empty()
             && self.bundle.load().verify(attempt.chain, now).is_ok_and(|leaf| {
@@ -194,13 +221,16 @@ impl Authenticator {
     /// By a clock that is wrong nobody is refused for good: a certificate may be younger than the snapshot, and the
     /// snapshot may have been written when the clock was wrong the other way.
     fn unless_clock(&self, refusal: Refusal) -> Refusal {
-        if self.clock.wall() >= self.not_before {
+        let earliest = self.earliest();
+        if self.clock.wall() >= earliest {
             return refusal;
         }
         Refusal::later(
             "clock_not_set",
             format!(
-                "{refusal}; but this machine's clock is wrong: set it, or let it reach a time server"
+                "{refusal}; but this machine's clock is behind {}, when the list of devices was stored: set it, or let it \
+                 reach a time server; if it is right, it was ahead then: let this gateway reach the hub, which mends that",
+                x509::utc(earliest)
             ),
         )
     }
@@ -308,13 +338,12 @@ impl Authenticator {
                 ),
             ));
         }
-        let VerifiedLeaf { not_after, anchor_sha256, .. } = leaf;
+        let VerifiedLeaf { not_after, anchor_sha256, ca_sha256, .. } = leaf;
         if !by_grace && let Some(key_sha256) = chain.first().and_then(grace::key_digest) {
-            let seen = Seen { key_sha256, anchor_sha256: anchor_sha256.clone(), not_after };
-            self.ledger.note(entry.name.device(), seen);
+            self.ledger.note(entry.name.device(), Seen { key_sha256, ca_sha256, not_after });
         }
         Ok(Credential::CertificateAuthority {
-            chain: chain.iter().map(|c| c.clone().into_owned()).collect(),
+            chain: TrustBundle::worth_keeping(chain),
             not_after,
             anchor_sha256,
             by_grace,
@@ -334,13 +363,10 @@ impl Authenticator {
         if !grace::is_open(&self.policy, since, now, away) {
             return None;
         }
-        let leaf = bundle.verify(chain, since).ok()?;
-        let anchor = bundle.entries().iter().find(|e| e.info.sha256 == leaf.anchor_sha256)?;
-        let cas_hold = anchor.info.validity(now) == Validity::Valid
-            && grace::intermediates_are_valid(chain, now);
+        let leaf = bundle.verify_below(chain, since, now).ok()?;
         let key = chain.first().and_then(grace::key_digest)?;
-        let seen = self.ledger.knows(device, &key, &leaf.anchor_sha256);
-        (cas_hold && seen).then_some(leaf)
+        let seen = self.ledger.knows(device, &key, &leaf.ca_sha256);
+        (grace::intermediates_are_valid(chain, now) && seen).then_some(leaf)
     }
 }
 

@@ -270,6 +270,8 @@ pub struct VerifiedLeaf {
     pub not_after: UnixMillis,
     /// SHA-256 of the anchor that vouched for it, lower-case hex: which sessions depend on which entry.
     pub anchor_sha256: String,
+    /// SHA-256 over that anchor's name and public key: what stays when the CA is renewed.
+    pub ca_sha256: [u8; 32],
 }
 
 impl ListInfo {

@@ -31,6 +31,8 @@ pub enum Stage {
     Tls,
     /// The CONNECT, and what comes in its place.
     Connect,
+    /// Its session: it was let in, and what let it in no longer counts.
+    Session,
 }
 
 impl Stage {
@@ -40,6 +42,7 @@ impl Stage {
             Self::Accept => "accept",
             Self::Tls => "tls",
             Self::Connect => "connect",
+            Self::Session => "session",
         }
     }
 }
@@ -144,7 +147,7 @@ pub struct RefusalRecord {
     pub last: String,
     /// How often.
     pub times: u64,
-    /// `accept`, `tls` or `connect`.
+    /// `accept`, `tls`, `connect` or `session`.
     pub stage: String,
     /// The label in the counters.
     pub reason: String,

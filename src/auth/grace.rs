@@ -30,34 +30,52 @@ use crate::clock::UnixMillis;
 
 /// Since when the hub is reached, or is not.
 #[derive(Debug)]
-pub(super) struct Reach(Mutex<(bool, Instant)>);
+pub(super) struct Reach(Mutex<Link>);
+
+#[derive(Debug, Clone, Copy)]
+struct Link {
+    reached: bool,
+    /// It came, or went, then.
+    since: Instant,
+    /// Since when it is, or was, reached but for absences that were too short to count; `None` = it never was.
+    steady_since: Option<Instant>,
+}
 
 impl Reach {
     /// Away, since `now`: a gateway begins so.
     pub(super) fn away(now: Instant) -> Self {
-        Self(Mutex::new((false, now)))
+        Self(Mutex::new(Link { reached: false, since: now, steady_since: None }))
     }
 
-    pub(super) fn set(&self, reached: bool, now: Instant) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.0 != reached {
-            *state = (reached, now);
+    /// An absence shorter than `away_after` is a reconnect, not an outage: the time to renew goes on after it. Otherwise an
+    /// uplink that flaps would keep ended leafs for ever.
+    pub(super) fn set(&self, reached: bool, now: Instant, away_after: Duration) {
+        let mut link = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if link.reached == reached {
+            return;
         }
+        if reached {
+            let was_away = now.saturating_duration_since(link.since) >= away_after;
+            let steady = link.steady_since.filter(|_| !was_away);
+            link.steady_since = Some(steady.unwrap_or(now));
+        }
+        (link.reached, link.since) = (reached, now);
     }
 
-    /// For how long it is reached; `None` = it is not.
+    /// For how long it is reached, reconnects included; `None` = it is not now.
     pub(super) fn reached_for(&self, now: Instant) -> Option<Duration> {
-        let (reached, since) = self.get();
-        reached.then(|| now.saturating_duration_since(since))
+        let link = self.get();
+        let since = link.steady_since.filter(|_| link.reached)?;
+        Some(now.saturating_duration_since(since))
     }
 
     /// For how long it is not reached; `None` = it is.
     pub(super) fn away_for(&self, now: Instant) -> Option<Duration> {
-        let (reached, since) = self.get();
-        (!reached).then(|| now.saturating_duration_since(since))
+        let link = self.get();
+        (!link.reached).then(|| now.saturating_duration_since(link.since))
     }
 
-    fn get(&self) -> (bool, Instant) {
+    fn get(&self) -> Link {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -41,10 +41,11 @@ impl Authenticator {
         };
         self.judge_kind(&entry, &admission.credential)?;
         match (&admission.credential, &entry.auth) {
-            (Credential::Token { expires_secs, key_sha256 }, _) => {
+            (Credential::Token { expires_secs, key_sha256, by_device }, _) => {
                 let device = self.device_of(&entry.name);
                 let signatories = Signatories { entry: &entry, device: device.as_deref() };
-                signatories.judge_standing(*expires_secs, key_sha256, &self.policy, now)
+                let key = (key_sha256, *by_device);
+                signatories.judge_standing(*expires_secs, key, &self.policy, now)
             }
             (Credential::Thumbprint { sha1, sha256, not_after }, auth) => {
                 if let AuthKind::SelfSigned { thumbprints } = auth {
@@ -61,7 +62,8 @@ impl Authenticator {
 
     /// Judges a live session under a bundle that is not in force yet: by its chain, which must hold now, when its leaf
     /// ended, or when it was let in. (Now: a renewed CA in place of the old one may be younger than the session. Then: what
-    /// has ended meanwhile is no reason.) Who did not come in by a CA stays.
+    /// has ended meanwhile is no reason.) The CA of the bundle may hold now instead: it may have been renewed since. Who did
+    /// not come in by a CA stays.
     ///
     /// # Errors
     /// Why it would have to end.
@@ -76,11 +78,14 @@ impl Authenticator {
             return Ok(());
         };
         // As at the log-in: this machine may have booted without a clock. By a grace it was let in after the end.
-        let last = |time: UnixMillis| time.max(self.not_before).min(*not_after);
-        let holds = |time: UnixMillis| bundle.verify(chain, time);
-        let held = holds(now.max(self.not_before))
-            .or_else(|_| holds(last(now)))
-            .or_else(|_| holds(last(admission.since)));
+        let last = |time: UnixMillis| time.max(self.earliest()).min(*not_after);
+        let now = now.max(self.earliest());
+        let holds = |then: UnixMillis| {
+            let renewed = || bundle.verify_below(chain, then, now);
+            renewed().or_else(|_| bundle.verify(chain, then))
+        };
+        let held =
+            holds(now).or_else(|_| holds(last(now))).or_else(|_| holds(last(admission.since)));
         held.map(drop).map_err(|reason| {
             let name = &admission.identity;
             let detail = format!("the certificate of {name} no longer counts: {reason}");
@@ -90,7 +95,10 @@ impl Authenticator {
 
     /// Tells whether the hub is reached: the rules for leafs that have ended go by it.
     pub fn hub_is_reached(&self, reached: bool) {
-        self.reach.set(reached, self.clock.monotonic());
+        if reached {
+            self.hub_was_heard();
+        }
+        self.reach.set(reached, self.clock.monotonic(), self.policy.away_after);
     }
 
     /// Whether the hub counts as away, not merely as reconnecting.
@@ -138,7 +146,7 @@ impl Authenticator {
     fn judge_kind(&self, entry: &ScopeEntry, credential: &Credential) -> Result<(), Refusal> {
         match (credential, &entry.auth) {
             // Whether tokens are taken is for the keys to say: a module may be signed for by its device.
-            (Credential::Token { expires_secs: _, key_sha256: _ }, _) => {
+            (Credential::Token { expires_secs: _, key_sha256: _, by_device: _ }, _) => {
                 let device = self.device_of(&entry.name);
                 Signatories { entry, device: device.as_deref() }.takes_tokens()
             }

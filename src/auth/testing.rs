@@ -35,7 +35,11 @@ pub(crate) fn ders(pem: &str) -> Vec<CertificateDer<'static>> {
 pub(crate) fn admitted(id: &str) -> Admission {
     Admission {
         identity: Identity::vouched(ClientName::Device(DeviceId::parse(id).unwrap())),
-        credential: Credential::Token { expires_secs: u64::MAX, key_sha256: [0; 32] },
+        credential: Credential::Token {
+            expires_secs: u64::MAX,
+            key_sha256: [0; 32],
+            by_device: false,
+        },
         since: NOW,
     }
 }

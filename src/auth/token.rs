@@ -2,17 +2,17 @@
 //!
 //! Owns: the choice of keys (edgehub.md 7.2: a module's own, then its device's), and the words.
 //! Invariants: a key vouches for its own identity, a device's also for the modules of that device, and for nobody else;
-//! while keys are missing that might have signed, nobody is refused for good. Keys and tokens are in no text.
+//! while keys are missing that might have signed, nobody is refused for good; a session stays while the one that signed has
+//! the key. Keys and tokens are in no text.
 //! Must not know: where the scope comes from, the text form of a token (`iothub::sas`).
-
-use subtle::ConstantTimeEq as _;
 
 use super::admission::Credential;
 use super::policy::Policy;
 use super::refusal::Refusal;
 use super::scope::{AuthKind, ScopeEntry, SymmetricKeys};
 use crate::clock::UnixMillis;
-use crate::iothub::sas::{KeySigner, SasError, SasToken};
+use crate::identity::ClientName;
+use crate::iothub::sas::{self, KeySigner, SasError, SasToken};
 
 /// Who may have signed a token.
 pub(super) struct Signatories<'s> {
@@ -43,14 +43,22 @@ pub(super) fn read(password: &[u8]) -> Result<SasToken, Refusal> {
     }
 }
 
+/// What a token of `name` may be for, each once: a gateway may be called as its hub is.
+fn audiences(hosts: &[String], name: &ClientName) -> Vec<String> {
+    let mut all: Vec<String> = Vec::new();
+    for host in hosts {
+        let audience = sas::audience(host, name);
+        if !all.iter().any(|known| known.eq_ignore_ascii_case(&audience)) {
+            all.push(audience);
+        }
+    }
+    all
+}
+
 impl<'s> Signatories<'s> {
     /// The keys of each that logs in with keys, the module's before its device's.
     fn keys(&self) -> impl Iterator<Item = &'s SymmetricKeys> + use<'s> {
-        let all = [Some(self.entry), self.device];
-        all.into_iter().flatten().filter_map(|entry| match &entry.auth {
-            AuthKind::Sas { keys } => Some(keys),
-            _ => None,
-        })
+        [Some(self.entry), self.device].into_iter().flatten().filter_map(keys_of)
     }
 
     /// Those that are known.
@@ -58,9 +66,16 @@ impl<'s> Signatories<'s> {
         self.keys().flat_map(SymmetricKeys::known).collect()
     }
 
-    /// Whether there are keys that have not come from the hub yet.
+    /// Whether there are keys that may have signed and have not come from the hub yet. Of a module with keys of its own the
+    /// device's count if they are on their way: the hub may have none for it.
     fn misses_keys(&self) -> bool {
-        self.keys().any(|keys| keys.known().next().is_none())
+        let own = keys_of(self.entry);
+        let has_own = own.is_some_and(SymmetricKeys::is_known);
+        own.is_some_and(|keys| !keys.is_known())
+            || self
+                .device
+                .and_then(keys_of)
+                .is_some_and(|keys| !(keys.is_known() || (has_own && keys.is_told)))
     }
 
     /// Judges `token` at `now`, in the reference's order (iothub-protocol.md J5): type, signature, audience, expiry.
@@ -77,6 +92,7 @@ impl<'s> Signatories<'s> {
             Ok(key) => Ok(Credential::Token {
                 expires_secs: token.expiry_secs(),
                 key_sha256: key.digest(),
+                by_device: !keys_of(self.entry).is_some_and(|own| own.has(&key.digest())),
             }),
             Err(SasError::Signature) if self.misses_keys() => Err(Refusal::later(
                 "keys_unknown",
@@ -85,31 +101,29 @@ impl<'s> Signatories<'s> {
                      the hub was reached"
                 ),
             )),
-            Err(SasError::OtherHost) => Err(Refusal::no(
-                SasError::OtherHost.label(),
-                format!(
-                    "the token of {name} is refused: {}; make it for {}",
-                    SasError::OtherHost,
-                    policy.hosts.join(" or ")
-                ),
-            )),
+            Err(e @ (SasError::OtherHost(_) | SasError::OtherIdentity(_))) => {
+                let wanted = audiences(&policy.hosts, name).join(" or ");
+                let detail = format!("the token of {name} is refused: {e}; make it for {wanted}");
+                Err(Refusal::no(e.label(), detail))
+            }
             Err(e) => Err(Refusal::no(e.label(), format!("the token of {name} is refused: {e}"))),
         }
     }
 
-    /// Whether a token that was good still is: its time, and that its key is still registered. Keys that are not known
-    /// (now) change nothing.
+    /// Whether a token that was good still is: its time, and that its key is still registered for the one that signed: the
+    /// module's device if `by_device`. Keys of that one that are not known (now) change nothing.
     pub(super) fn judge_standing(
         &self,
         expires_secs: u64,
-        key_sha256: &[u8; 32],
+        (key_sha256, by_device): (&[u8; 32], bool),
         policy: &Policy,
         now: UnixMillis,
     ) -> Result<(), Refusal> {
         let name = &self.entry.name;
         self.takes_tokens()?;
-        let registered = |key: &&KeySigner| bool::from(key.digest().ct_eq(key_sha256));
-        if !self.misses_keys() && !self.known().iter().any(registered) {
+        let signer = if by_device { self.device } else { Some(self.entry) };
+        let keys = signer.and_then(keys_of);
+        if !keys.is_some_and(|keys| !keys.is_known() || keys.has(key_sha256)) {
             return Err(Refusal::no(
                 "key_replaced",
                 format!(
@@ -139,6 +153,13 @@ impl<'s> Signatories<'s> {
             "not_a_token_device",
             format!("{name} is not registered for tokens (symmetric key): {advice}"),
         ))
+    }
+}
+
+fn keys_of(entry: &ScopeEntry) -> Option<&SymmetricKeys> {
+    match &entry.auth {
+        AuthKind::Sas { keys } => Some(keys),
+        _ => None,
     }
 }
 

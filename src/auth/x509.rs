@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 use rustls_pki_types::CertificateDer;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
-use x509_parser::asn1_rs::Tag;
+use x509_parser::asn1_rs::{Header, Tag};
 use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
 
 #[cfg(test)]
@@ -99,16 +99,34 @@ impl CertificateInfo {
     }
 }
 
+/// Why a reader gave up, in words: its own are for programmers.
+pub(crate) fn not_a_certificate(der: &[u8]) -> MalformedCertificate {
+    let is_cut = Header::from_der(der).is_ok_and(|(inside, header)| {
+        let is_longer = header.length().definite().is_ok_and(|length| length > inside.len());
+        header.tag() == Tag::Sequence && is_longer
+    });
+    let why = match is_cut {
+        true => "it is cut off: export it again",
+        false => "it is not DER of a certificate: export it again",
+    };
+    MalformedCertificate::Der(why.to_owned())
+}
+
 /// Parses a certificate and sees to it that nothing follows.
 pub(super) fn parse<'a>(
     der: &'a CertificateDer<'_>,
 ) -> Result<X509Certificate<'a>, MalformedCertificate> {
-    let (rest, certificate) =
-        X509Certificate::from_der(der).map_err(|e| MalformedCertificate::Der(e.to_string()))?;
+    let (rest, certificate) = X509Certificate::from_der(der).map_err(|_| not_a_certificate(der))?;
     match rest.len() {
         0 => Ok(certificate),
         n => Err(MalformedCertificate::Trailing(n)),
     }
+}
+
+/// Whether it says of itself that it is a CA (basicConstraints).
+pub fn is_ca(der: &CertificateDer<'_>) -> bool {
+    let said = |c: &X509Certificate<'_>| c.basic_constraints().ok().flatten().map(|c| c.value.ca);
+    parse(der).is_ok_and(|certificate| said(&certificate).unwrap_or(false))
 }
 
 /// First and last instant of the validity.
@@ -171,6 +189,21 @@ mod tests {
             (21_000, Validity::Expired),
         ] {
             assert_eq!(validity(from, to, UnixMillis(now)), expected, "at {now}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_certificate_is_told_in_plain_words() {
+        for (der, why) in [
+            (&b"\x30\x82\x01\x00\x30\x03"[..], "it is cut off"),
+            (b"\x30\x03\x02\x01\x01", "it is not DER of a certificate"),
+            (b"", "it is not DER of a certificate"),
+            (b"hello", "it is not DER of a certificate"),
+            (b"\x30\x80\x00\x00", "it is not DER of a certificate"),
+        ] {
+            let told = CertificateInfo::read(&CertificateDer::from(der)).unwrap_err().to_string();
+            let expected = format!("it is not an X.509 certificate: {why}: export it again");
+            assert_eq!(told, expected, "{der:02x?}");
         }
     }
 

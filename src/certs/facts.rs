@@ -10,7 +10,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use x509_parser::public_key::PublicKey;
 
-use crate::auth::x509::{CertificateInfo, MalformedCertificate};
+use crate::auth::x509::{self, CertificateInfo, MalformedCertificate};
 
 /// Most names of a certificate that are shown.
 const NAMES_MAX: usize = 20;
@@ -47,7 +47,7 @@ impl Facts {
     pub fn read(der: &CertificateDer<'_>) -> Result<Self, MalformedCertificate> {
         let info = CertificateInfo::read(der)?;
         let (_, parsed) =
-            X509Certificate::from_der(der).map_err(|e| MalformedCertificate::Der(e.to_string()))?;
+            X509Certificate::from_der(der).map_err(|_| x509::not_a_certificate(der))?;
         let (key, weak_key) = key(&parsed);
         let (signature, weak_signature) =
             signature(&parsed.signature_algorithm.algorithm.to_id_string());

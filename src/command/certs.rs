@@ -147,8 +147,11 @@ struct EdgeCaArgs {
 #[derive(Debug, Clone, Args)]
 struct ServerArgs {
     /// Host names and addresses by which devices call the gateway.
-    #[arg(required = true, value_name = "GATEWAY-NAME")]
+    #[arg(required_unless_present = "gateway_names", value_name = "GATEWAY-NAME")]
     names: Vec<String>,
+    /// As GATEWAY-NAME, written as in `certs` and `certs inspect`; may be given more than once.
+    #[arg(long = "gateway-name", value_name = "NAME")]
+    gateway_names: Vec<String>,
     #[command(flatten)]
     place: Place,
     /// What signs it: files CA.pem and CA.key.pem of the folder, or a path without these endings.

@@ -235,7 +235,7 @@ pub struct Mqtt {
     pub clients_max: u32,
     /// Handshakes and log-ins of one address that may fail in a minute (`FailedConnectsPerMin`, own); 0 = without limit.
     pub failures_per_min: u32,
-    /// Longest time for which an address that only fails is turned away (`BanMaxSecs`, own); zero = never.
+    /// Longest time for which an address that only fails is held back under pressure (`BanMaxSecs`, own); zero = never.
     pub ban_max: Duration,
     /// Log-ins of one identity in a minute, after the first 30 (`LogInsPerMin`, own); 0 = without limit.
     pub log_ins_per_min: u32,

@@ -19,6 +19,7 @@ mod alarm;
 mod handover;
 mod judge;
 mod log_in;
+mod report;
 mod seat;
 mod twin;
 mod wire;
@@ -31,25 +32,25 @@ use std::time::{Duration, Instant};
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
-use tracing::{debug, error, info};
+use tracing::debug;
 
 use self::alarm::Alarm;
 use self::handover::{HandOver, Step};
-use self::judge::{in_mqtt, judge};
+use self::judge::{cost, in_mqtt, judge};
 use self::wire::{Wire, WireEvent};
 use super::door::Pass;
 use super::ingest::Ingest;
 use super::limits::bucket::Pace;
-use super::refused::Refused;
+use super::limits::conduct::Cost;
 use super::roster::{Roster, Seat};
-use crate::auth::decision::{Decisions, Stage};
+use crate::auth::decision::Decisions;
 use crate::auth::{self, Admission, AskHub, Attempt, Authenticator};
 use crate::clock::{SharedClock, UnixMillis};
 use crate::identity::ClientName;
 use crate::message::{Message, SystemKey};
 use crate::metrics::{KeptSeries, Metrics};
 use crate::mqtt::packet::{ConnectReturnCode, Packet};
-use crate::session::{Blame, CloseReason, ConnectRequest, Limits, Output, Refusal, Session};
+use crate::session::{CloseReason, ConnectRequest, Limits, Output, Refusal, Session};
 use crate::store::{AppendError, Appender};
 
 /// What the peer gets of us when the connection ends: the time for the last packets and the close_notify.
@@ -123,6 +124,7 @@ pub(super) async fn run<S>(
         seat: None,
         admitted: false,
         denied: false,
+        cost: Cost::Handshake,
         claimed: None,
         model_id: None,
         kept: KeptSeries::default(),
@@ -152,6 +154,8 @@ struct Connection<S> {
     admitted: bool,
     /// Whether it was refused for who it is.
     denied: bool,
+    /// What it counts for if it is not let in.
+    cost: Cost,
     /// The name in the CONNECT, for the log and the counters of a refusal.
     claimed: Option<ClientName>,
     model_id: Option<Box<str>>,
@@ -372,6 +376,7 @@ where
             }
             Err(refusal) => {
                 self.denied = refusal.code == auth::RefusalCode::NotAuthorized;
+                self.cost = cost(&self.front, attempt, &self.pass).await;
                 Err(in_mqtt(refusal))
             }
         };
@@ -474,39 +479,7 @@ where
             debug!(peer = %self.peer, "no farewell: {e}");
         }
     }
-
-    fn report(&self, reason: &CloseReason) {
-        let metrics = &self.front.metrics;
-        let who = match (&self.seat, &self.claimed) {
-            (Some(seat), _) => seat.identity().to_string(),
-            (None, Some(claimed)) => claimed.to_string(),
-            (None, None) => "-".to_owned(),
-        };
-        let (label, detail, peer) = (reason.label, &reason.detail, self.peer);
-        match &self.seat {
-            Some(seat) if self.admitted => metrics.client_disconnected(seat.identity()),
-            _ => {
-                metrics.connect_failed(&who, label, self.denied);
-                if reason.blame == Blame::Peer {
-                    self.pass.failed();
-                }
-                let who = Refused { claim: self.claimed.clone(), ..Refused::peer(peer) };
-                let who = who.presented(&self.chain);
-                return self.front.refused(Stage::Connect, who, label, detail.to_string());
-            }
-        }
-        let stage = "session";
-        match reason.blame {
-            Blame::Nobody => info!(%who, %peer, "disconnected"),
-            // What lies around us is told once where it lies (store, disk); a fleet that comes back is not.
-            Blame::Peer | Blame::Environment => {
-                metrics.refused(stage, label);
-                debug!(%who, %peer, label, "closed: {detail}");
-            }
-            Blame::Ours => {
-                metrics.refused(stage, label);
-                error!(%who, %peer, label, "closed: {detail}");
-            }
-        }
-    }
 }
+
+#[cfg(test)]
+mod tests;

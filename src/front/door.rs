@@ -11,16 +11,17 @@ use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::ready;
-use std::time::Duration;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::{CancellationToken, PollSemaphore};
 use tracing::debug;
 
 use super::limits::bucket::Pace;
-use super::limits::conduct::{Conducts, TurnedAway};
+use super::limits::conduct::{Conducts, Cost, TurnedAway};
 use super::limits::log_ins::{LogIns, TooOften};
+use super::limits::pressure::Pressure;
 use super::limits::strangers::{Room, Serial, Strangers};
 use super::limits::{Config, Source};
 use crate::clock::SharedClock;
@@ -46,6 +47,7 @@ struct State {
     conducts: Conducts,
     log_ins: LogIns,
     strangers: Strangers,
+    pressure: Pressure,
     /// How each stranger is asked to make room.
     leave: HashMap<Serial, CancellationToken>,
 }
@@ -73,6 +75,7 @@ impl Door {
             conducts: Conducts::new(config),
             log_ins: LogIns::new(config.log_ins_per_min),
             strangers: Strangers::default(),
+            pressure: Pressure::default(),
             leave: HashMap::new(),
         };
         let door = Arc::new(Self {
@@ -109,7 +112,8 @@ impl Door {
     ) -> Result<Pass, Closed> {
         let (source, now) = (Source::of(peer.ip()), self.clock.monotonic());
         let mut state = self.lock();
-        state.conducts.judge(source, now).map_err(|away| match away {
+        let pressed = state.is_pressed(self.connections_max, now);
+        state.conducts.judge(source, pressed, now).map_err(|away| match away {
             TurnedAway::Banned(left) => Closed::Banned(left),
             TurnedAway::Slowed(wait) => Closed::Slowed(wait),
         })?;
@@ -125,7 +129,7 @@ impl Door {
             }
             if from == source {
                 // It pushes out its own: that is no device's way.
-                self.count_failure(&mut state, source);
+                self.count_failure(&mut state, source, Cost::Handshake);
             }
         }
         state.open += 1;
@@ -135,8 +139,10 @@ impl Door {
         Ok(Pass { door: Arc::clone(self), source, peer, serial, leave, identity: None })
     }
 
-    fn count_failure(&self, state: &mut State, source: Source) {
-        if let Some(ban) = state.conducts.failed(source, self.clock.monotonic()) {
+    fn count_failure(&self, state: &mut State, source: Source, cost: Cost) {
+        let now = self.clock.monotonic();
+        let pressed = state.is_pressed(self.connections_max, now);
+        if let Some(ban) = state.conducts.failed(source, cost, pressed, now) {
             self.metrics.counted("address_banned", "failures");
             debug!(%source, "turned away for {ban:?}: nothing but failures came from it");
         }
@@ -145,6 +151,16 @@ impl Door {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Each machine is whole after each call, also if another call panicked.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Whether turning somebody away saves anything: handshakes have to wait, or strangers hold more than half of the places
+    /// that those who are in leave.
+    fn is_pressed(&mut self, connections_max: usize, now: Instant) -> bool {
+        let strangers = self.strangers.len();
+        let clients = self.open.saturating_sub(strangers);
+        self.pressure.is_on(now) || strangers * 2 > connections_max.saturating_sub(clients)
     }
 }
 
@@ -166,8 +182,8 @@ impl Pass {
     }
 
     /// The handshake or the log-in failed.
-    pub(super) fn failed(&self) {
-        self.door.count_failure(&mut self.door.lock(), self.source);
+    pub(super) fn failed(&self, cost: Cost) {
+        self.door.count_failure(&mut self.door.lock(), self.source, cost);
     }
 
     /// It has proved that it is `identity`: it makes room for nobody any more.
@@ -175,7 +191,7 @@ impl Pass {
         let now = self.door.clock.monotonic();
         let mut state = self.door.lock();
         if let Err(too_often) = state.log_ins.enter(identity, self.peer, now) {
-            self.door.count_failure(&mut state, self.source);
+            self.door.count_failure(&mut state, self.source, Cost::Handshake);
             return Err(too_often);
         }
         state.strangers.leave(self.source, self.serial);
@@ -194,19 +210,45 @@ impl Pass {
     /// The right to compute, until dropped: not to be held while waiting for anybody.
     pub(super) async fn turn(&self) -> OwnedSemaphorePermit {
         let turns = Arc::clone(&self.door.turns);
+        if let Ok(turn) = Arc::clone(&turns).try_acquire_owned() {
+            return turn;
+        }
+        let _waiting = Waiting::new(&self.door);
         turns.acquire_owned().await.expect("turns are never closed")
     }
 
     /// Runs `work`, each of its steps in a turn. While it waits for its peer it has none.
     pub(super) async fn in_turns<F: Future + Unpin>(&self, mut work: F) -> F::Output {
         let mut turns = PollSemaphore::new(Arc::clone(&self.door.turns));
+        let mut waiting = None;
         poll_fn(move |cx| {
-            let turn = ready!(turns.poll_acquire(cx)).expect("turns are never closed");
+            let Poll::Ready(turn) = turns.poll_acquire(cx) else {
+                waiting.get_or_insert_with(|| Waiting::new(&self.door));
+                return Poll::Pending;
+            };
+            waiting = None;
+            let turn = turn.expect("turns are never closed");
             let step = Pin::new(&mut work).poll(cx);
             drop(turn);
             step
         })
         .await
+    }
+}
+
+/// Counts one that waits for its turn.
+struct Waiting<'a>(&'a Door);
+
+impl<'a> Waiting<'a> {
+    fn new(door: &'a Door) -> Self {
+        door.lock().pressure.waits(door.clock.monotonic());
+        Self(door)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.lock().pressure.waited(self.0.clock.monotonic());
     }
 }
 

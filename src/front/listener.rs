@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use rustls::server::Acceptor;
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -20,6 +21,7 @@ use tracing::debug;
 use super::connection::{self, Front};
 use super::door::{Closed, Door, Pass};
 use super::limits;
+use super::limits::conduct::Cost;
 use super::refused::Refused;
 use super::tls::presented;
 use crate::auth::decision::Stage;
@@ -59,7 +61,7 @@ pub async fn run(
             accepted = listener.accept() => accepted,
         };
         let (socket, peer) = match accepted {
-            Ok(pair) => pair,
+            Ok((socket, peer)) => (socket, canonical(peer)),
             Err(e) => {
                 accept_failed(&front, &e).await;
                 continue;
@@ -72,12 +74,17 @@ pub async fn run(
                 continue;
             }
         };
-        let acceptor = TlsAcceptor::from(tls.load_full());
-        let admitted = Admitted { socket, peer, pass, acceptor, timeout: config.handshake_timeout };
+        let tls = tls.load_full();
+        let admitted = Admitted { socket, peer, pass, tls, timeout: config.handshake_timeout };
         let front = Arc::clone(&front);
         let stop = stop.clone();
         tasks.spawn(async move { admitted.run(front, stop).await });
     }
+}
+
+/// A socket for both families shows an IPv4 peer as `::ffff:a.b.c.d`: one address, one name, in every log and count.
+fn canonical(peer: SocketAddr) -> SocketAddr {
+    SocketAddr::new(peer.ip().to_canonical(), peer.port())
 }
 
 /// No byte is spent on it, and nothing of it stays in the kernel.
@@ -94,11 +101,14 @@ fn turned_away(front: &Front, socket: TcpStream, peer: SocketAddr, closed: &Clos
         }
         Closed::Banned(left) => {
             let left = left.as_secs() + 1;
-            let detail = format!("nothing but failures came from its address: {left} s to go");
+            let detail = format!(
+                "the gateway is pressed, and nothing but failures came from its address: only some of it is let in, for {left} s"
+            );
             front.refused(Stage::Accept, who, "address_banned", detail);
         }
         Closed::Slowed(_) => {
-            let detail = "more fails than succeeds from its address".to_owned();
+            let detail =
+                "the gateway is pressed, and more fails than succeeds from its address".to_owned();
             front.refused(Stage::Accept, who, "address_slowed", detail);
         }
     }
@@ -118,19 +128,19 @@ struct Admitted {
     socket: TcpStream,
     peer: SocketAddr,
     pass: Pass,
-    acceptor: TlsAcceptor,
+    tls: Arc<rustls::ServerConfig>,
     timeout: Duration,
 }
 
 impl Admitted {
     async fn run(self, front: Arc<Front>, stop: CancellationToken) {
-        let Self { socket, peer, pass, acceptor, timeout } = self;
+        let Self { socket, peer, pass, tls, timeout } = self;
         if let Err(e) = socket.set_nodelay(true) {
             debug!(%peer, "TCP_NODELAY not set: {e}");
         }
         let leave = pass.leave().clone();
         // On the heap while it runs: the task would else keep room for it as long as the device is connected.
-        let shaking = Box::pin(shake_hands(socket, peer, &pass, acceptor, timeout, &front));
+        let shaking = Box::pin(shake_hands(socket, peer, &pass, tls, timeout, &front));
         let stream = tokio::select! {
             () = leave.cancelled() => {
                 if !stop.is_cancelled() {
@@ -153,7 +163,7 @@ async fn shake_hands(
     socket: TcpStream,
     peer: SocketAddr,
     pass: &Pass,
-    acceptor: TlsAcceptor,
+    tls: Arc<rustls::ServerConfig>,
     timeout: Duration,
     front: &Front,
 ) -> Option<TlsStream<TcpStream>> {
@@ -172,13 +182,19 @@ async fn shake_hands(
             return None;
         }
         Err(_) => {
-            pass.failed();
             let detail = format!("the peer connected and said nothing for {first:?}");
             front.refused(Stage::Tls, Refused::peer(peer), "silent", detail);
             return None;
         }
     }
-    let accept = pass.in_turns(acceptor.accept(socket));
+    // Before a whole ClientHello is here nothing was computed.
+    let mut cost = Cost::Nothing;
+    let accept = async {
+        let hello = Box::pin(LazyConfigAcceptor::new(Acceptor::default(), socket));
+        let hello = pass.in_turns(hello).await?;
+        cost = Cost::Handshake;
+        pass.in_turns(hello.into_stream(tls)).await
+    };
     match tokio::time::timeout(timeout, accept).await {
         Ok(Ok(stream)) => return Some(stream),
         Ok(Err(e)) => tls_refused(front, peer, &e),
@@ -187,7 +203,7 @@ async fn shake_hands(
             front.refused(Stage::Tls, Refused::peer(peer), "timeout", detail);
         }
     }
-    pass.failed();
+    pass.failed(cost);
     None
 }
 

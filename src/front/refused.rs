@@ -1,6 +1,6 @@
 //! Telling of decisions: counters, and whoever keeps them.
 //!
-//! Owns: the one way by which a refused accept, handshake or CONNECT is counted and told. Must not know: who keeps it.
+//! Owns: the one way by which a refused accept, handshake or CONNECT, or a session that has to end, is counted and told. Must not know: who keeps it.
 
 use std::net::SocketAddr;
 

@@ -169,6 +169,11 @@ impl Seat {
         &self.occupant.admission.identity
     }
 
+    /// By what its client was let in.
+    pub fn admission(&self) -> &Admission {
+        &self.occupant.admission
+    }
+
     /// Whether this connection should leave.
     pub fn is_asked_to_leave(&self) -> bool {
         self.occupant.leave.is_cancelled()
@@ -208,6 +213,7 @@ mod tests {
 
     use super::*;
     use crate::auth::testing::admitted;
+    use crate::identity::{ClientName, DeviceId, ModuleId};
 
     fn who(id: &str) -> Arc<Admission> {
         Arc::new(admitted(id))
@@ -254,6 +260,23 @@ mod tests {
         let (_a, _) = roster.enter(&who("a"), CancellationToken::new()).unwrap();
         assert_eq!(roster.enter(&who("b"), CancellationToken::new()).unwrap_err(), Full(1));
         assert!(roster.enter(&who("a"), CancellationToken::new()).is_ok());
+    }
+
+    #[test]
+    fn the_limit_counts_modules_as_it_counts_devices() {
+        let module = |id: &str| {
+            let name =
+                ClientName::Module(DeviceId::parse("a").unwrap(), ModuleId::parse(id).unwrap());
+            Arc::new(Admission { identity: Identity::vouched(name), ..admitted("a") })
+        };
+        let roster = Roster::new(2);
+        let (_device, _) = roster.enter(&who("a"), CancellationToken::new()).unwrap();
+        let (_module, _) = roster.enter(&module("m"), CancellationToken::new()).unwrap();
+        for newcomer in [module("n"), who("b")] {
+            let refused = roster.enter(&newcomer, CancellationToken::new()).unwrap_err();
+            assert_eq!(refused, Full(2), "{}", newcomer.identity);
+        }
+        assert!(roster.enter(&module("m"), CancellationToken::new()).is_ok(), "a return");
     }
 
     #[tokio::test]

@@ -3,32 +3,39 @@
 //! ```text
 //! {"at":"2026-03-01T12:00:00Z","stage":"connect","peer":"192.0.2.7:4711","claim":"dev1","outcome":"admitted",
 //!  "identity":"dev1","method":"certificate_authority","certificate":{"subject":"CN=dev1",...}}
-//! {"at":...,"stage":"tls","peer":...,"claim":null,"outcome":"refused","reason":"timeout","detail":"...","certificate":null}
+//! {"at":...,"stage":"tls","peer":...,"claim":null,"outcome":"refused","reason":"timeout","detail":"...",
+//!  "since":...,"times":40,"certificate":null}
 //! ```
 //!
 //! Owns: `audit.jsonl` and its predecessor `audit.jsonl.1`. Invariants:
 //! - Both together have at most the bytes that were set: at half of them the file becomes the predecessor.
 //! - Lines are only appended; a line that a crash or a full disk cut off is ended before the next one.
 //! - A decision waits for nothing: it goes into a bounded channel; what finds no room there is dropped and counted.
+//! - Who is turned away before a CONNECT has a line a minute ([`crowd`]): cheap connects push nobody out.
 //! - A disk that refuses costs lines, a counter and one warning, never more.
 //! - Readable by the owner alone. No token, password or key is in it.
 //!
 //! Lines are handed to the kernel as they come and synced to the disk at rotation and at the end: a power cut can cost the
-//! last seconds. Must not know: why something was decided.
+//! last seconds, a crash the last minute of what is counted. Must not know: why something was decided.
+
+mod crowd;
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use self::crowd::{Crowd, Likes};
 use crate::auth::decision::{CertificateRecord, Decision, Outcome, RefusalRecord};
 use crate::auth::x509;
+use crate::clock::SharedClock;
 use crate::metrics::Metrics;
 
 /// The file in the storage folder.
@@ -40,6 +47,9 @@ const WAITING_MAX: usize = 2048;
 
 /// Lines that are written with one call.
 const BATCH_MAX: usize = 256;
+
+/// How often it is looked whether something that was counted is to be written.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// One line.
 #[derive(Serialize)]
@@ -58,10 +68,24 @@ struct Line<'a> {
     reason: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<String>,
+    /// Of several: when the first was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<String>,
+    /// For how many the line stands.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    times: Option<u64>,
     certificate: Option<CertificateRecord>,
 }
 
-fn line(decision: &Decision) -> String {
+impl Line<'_> {
+    fn to_text(&self) -> String {
+        let mut text = serde_json::to_string(self).expect("texts and numbers are JSON");
+        text.push('\n');
+        text
+    }
+}
+
+fn line(decision: &Decision) -> Line<'_> {
     let mut line = Line {
         at: x509::utc(decision.at),
         stage: decision.stage.label(),
@@ -72,6 +96,8 @@ fn line(decision: &Decision) -> String {
         method: None,
         reason: None,
         detail: None,
+        since: None,
+        times: None,
         certificate: decision.certificate.as_deref().map(Into::into),
     };
     match &decision.outcome {
@@ -84,20 +110,32 @@ fn line(decision: &Decision) -> String {
             (line.reason, line.detail) = record.map(|r| (r.reason, r.detail)).unzip();
         }
     }
-    let mut text = serde_json::to_string(&line).expect("texts and numbers are JSON");
-    text.push('\n');
-    text
+    line
+}
+
+/// With the details of the last of them; those of several sources have none in common.
+fn line_of(Likes { last, since, times, is_others }: &Likes) -> String {
+    let line = Line { since: Some(x509::utc(*since)), times: Some(*times), ..line(last) };
+    if !is_others {
+        return line.to_text();
+    }
+    let detail = Some("others, for whom there was no line of their own".to_owned());
+    Line { peer: None, detail, certificate: None, ..line }.to_text()
 }
 
 /// The way in. Cheap; never waits.
 pub(super) struct AuditLog {
     lines: mpsc::Sender<String>,
+    crowd: Arc<Mutex<Crowd>>,
+    clock: SharedClock,
     metrics: Arc<Metrics>,
 }
 
 /// The way out: to be run.
 pub(super) struct AuditWriter {
     lines: mpsc::Receiver<String>,
+    crowd: Arc<Mutex<Crowd>>,
+    clock: SharedClock,
     file: AuditFile,
     metrics: Arc<Metrics>,
     /// Whether the last write failed: one warning until one succeeds.
@@ -108,19 +146,39 @@ pub(super) struct AuditWriter {
 pub(super) fn open(
     folder: &Path,
     bytes_max: u64,
+    clock: &SharedClock,
     metrics: &Arc<Metrics>,
 ) -> (AuditLog, AuditWriter) {
     let (sender, lines) = mpsc::channel(WAITING_MAX);
-    let log = AuditLog { lines: sender, metrics: Arc::clone(metrics) };
+    let crowd = Arc::<Mutex<Crowd>>::default();
+    let log = AuditLog {
+        lines: sender,
+        crowd: Arc::clone(&crowd),
+        clock: Arc::clone(clock),
+        metrics: Arc::clone(metrics),
+    };
     let file = AuditFile::new(folder.join(FILE), bytes_max);
-    (log, AuditWriter { lines, file, metrics: Arc::clone(metrics), failing: false })
+    let (clock, metrics) = (Arc::clone(clock), Arc::clone(metrics));
+    (log, AuditWriter { lines, crowd, clock, file, metrics, failing: false })
+}
+
+fn lock(crowd: &Mutex<Crowd>) -> MutexGuard<'_, Crowd> {
+    // Nothing in there is half done when it panics.
+    crowd.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl AuditLog {
     /// Keeps a decision, unless too many wait already.
-    pub(super) fn keep(&self, decision: &Decision) {
+    pub(super) fn keep(&self, decision: Decision) {
+        if Crowd::concerns(&decision) {
+            let now = self.clock.monotonic();
+            if !lock(&self.crowd).take_in(decision, now) {
+                self.metrics.counted("audit_line_dropped", "closed");
+            }
+            return;
+        }
         let dropped = match self.lines.try_reserve() {
-            Ok(room) => return room.send(line(decision)),
+            Ok(room) => return room.send(line(&decision).to_text()),
             Err(mpsc::error::TrySendError::Full(())) => "full",
             Err(mpsc::error::TrySendError::Closed(())) => "closed",
         };
@@ -134,25 +192,37 @@ impl AuditWriter {
         info!("every decision about who may connect is kept in {}", self.file.path.display());
         loop {
             let mut batch = Vec::new();
-            let mut taken =
-                stop.run_until_cancelled(self.lines.recv_many(&mut batch, BATCH_MAX)).await;
-            if taken.is_none() {
+            let more = self.lines.recv_many(&mut batch, BATCH_MAX);
+            let more = stop.run_until_cancelled(tokio::time::timeout(LOOK_EVERY, more)).await;
+            if more.is_none() {
                 self.lines.close();
-                taken = Some(self.lines.recv_many(&mut batch, BATCH_MAX).await);
+                self.lines.recv_many(&mut batch, BATCH_MAX).await;
             }
-            let at_end = taken == Some(0);
+            // All is in hand when nothing more can come: then what was counted is told, whenever it began.
+            let at_end = self.lines.is_closed() && batch.is_empty();
+            let counted = match at_end {
+                true => lock(&self.crowd).close(),
+                false => lock(&self.crowd).due(self.clock.monotonic()),
+            };
+            let decisions =
+                batch.len() as u64 + counted.iter().map(|likes| likes.times).sum::<u64>();
+            batch.extend(counted.iter().map(line_of));
+            if batch.is_empty() && !at_end {
+                continue;
+            }
             // Disks wait: not on a thread that serves devices.
             let mut file = self.file;
             let written = tokio::task::spawn_blocking(move || {
-                let written = if at_end { file.sync() } else { file.write(&batch) };
-                (file, written, batch.len() as u64)
+                let written = file.write(&batch);
+                let written = if at_end { written.and_then(|()| file.sync()) } else { written };
+                (file, written)
             });
-            let Ok((file, written, lines)) = written.await else { return };
+            let Ok((file, written)) = written.await else { return };
             self.file = file;
             self.failing = match written {
                 Ok(()) => false,
                 Err(e) => {
-                    self.metrics.counted_many("audit_line_dropped", "write_failed", lines);
+                    self.metrics.counted_many("audit_line_dropped", "write_failed", decisions);
                     if !self.failing {
                         let path = self.file.path.display();
                         warn!(

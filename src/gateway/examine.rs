@@ -341,7 +341,11 @@ fn floods(set: &config::Mqtt) -> Finding {
     let (failures, bans) = (set.failures_per_min, set.ban_max.as_secs());
     let text = [
         limit("FailedConnectsPerMin", failures.into(), format!("{failures} failures a minute")),
-        limit("BanMaxSecs", bans, format!("then none for up to {bans} s")),
+        limit(
+            "BanMaxSecs",
+            bans,
+            format!("then its share for up to {bans} s while handshakes wait"),
+        ),
         limit(
             "LogInsPerMin",
             set.log_ins_per_min.into(),

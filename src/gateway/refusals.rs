@@ -96,7 +96,7 @@ impl Decisions for Refusals {
             self.refused(&decision, label);
         }
         if let Some(audit) = &self.audit {
-            audit.keep(&decision);
+            audit.keep(decision);
         }
     }
 

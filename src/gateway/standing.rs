@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
+use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -109,12 +110,20 @@ impl Standing {
     ) {
         let mut seats = self.roster.changes();
         self.authenticator.hub_is_reached(*connected.borrow_and_update());
-        let mut next_check = tokio::time::Instant::now() + EVERY;
+        let mut checked = time::Instant::now();
+        let mut next_check = checked + EVERY;
         loop {
-            let due = next_check.min(tokio::time::Instant::now() + self.until_next_token_end());
+            // Absolute: what else happens meanwhile does not put it off.
+            let looked = time::Instant::now();
+            let token_due = (looked + self.until_next_token_end()).max(checked + LOOK_EVERY);
+            let due = token_due.min(next_check);
             tokio::select! {
+                biased;
                 () = stop.cancelled() => break,
-                Ok(()) = refreshed.changed() => self.check().await,
+                Ok(()) = refreshed.changed() => {
+                    self.authenticator.hub_was_heard();
+                    checked = self.check().await;
+                }
                 Ok(()) = connected.changed() => {
                     let reached = *connected.borrow_and_update();
                     self.authenticator.hub_is_reached(reached);
@@ -122,26 +131,24 @@ impl Standing {
                         // An outage may begin, and the power may go in it.
                         self.save_ledger().await;
                     }
-                    self.check().await;
+                    checked = self.check().await;
                 }
-                Ok(()) = seats.changed() => {
-                    // Their tokens may end before anything else happens.
-                    let _ = stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await;
-                    seats.mark_unchanged();
-                }
-                () = tokio::time::sleep_until(due) => {
-                    self.check().await;
-                    if tokio::time::Instant::now() >= next_check {
+                () = time::sleep_until(due) => {
+                    checked = self.check().await;
+                    if checked >= next_check {
                         self.save_ledger().await;
-                        next_check = tokio::time::Instant::now() + EVERY;
+                        next_check = time::Instant::now() + EVERY;
                     }
                 }
+                // Newcomers' tokens may end before anything else happens.
+                Ok(()) = changed_after(&mut seats, looked + LOOK_EVERY) => {}
             }
         }
         self.save_ledger().await;
     }
 
-    async fn check(&self) {
+    /// When it was done.
+    async fn check(&self) -> time::Instant {
         let (authenticator, roster) = (Arc::clone(&self.authenticator), Arc::clone(&self.roster));
         // A path for each certificate, some 0.1 ms: with thousands of devices not on a thread that serves sockets.
         let dismissed = tokio::task::spawn_blocking(move || {
@@ -152,6 +159,7 @@ impl Standing {
             self.metrics.counted("client_dismissed", refusal.label);
             info!(reason = refusal.label, "a client has to leave: {refusal}");
         }
+        time::Instant::now()
     }
 
     /// A second more, so that the token has ended then; never longer than the period, in case the clock is set.
@@ -161,7 +169,7 @@ impl Standing {
         };
         let UnixMillis(now) = self.authenticator.now();
         let left = end.saturating_add(1).saturating_mul(1000).saturating_sub(now);
-        Duration::from_millis(left).clamp(LOOK_EVERY, EVERY)
+        Duration::from_millis(left).min(EVERY)
     }
 
     async fn save_ledger(&self) {
@@ -176,3 +184,15 @@ impl Standing {
         }
     }
 }
+
+/// Changes of the seats, those until `then` taken together.
+async fn changed_after(
+    seats: &mut watch::Receiver<()>,
+    then: time::Instant,
+) -> Result<(), watch::error::RecvError> {
+    time::sleep_until(then).await;
+    seats.changed().await
+}
+
+#[cfg(test)]
+mod tests;

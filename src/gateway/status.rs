@@ -32,7 +32,7 @@ impl Gateway {
     pub(super) fn run_refusals(&self, config: &Config, clock: &SharedClock) -> Arc<Refusals> {
         let (tasks, stop) = (&self.tasks.upstream, &self.stops.upstream);
         let log = config.audit.as_ref().map(|audit| {
-            let (log, writer) = audit::open(&config.storage, audit.bytes_max, &self.metrics);
+            let (log, writer) = audit::open(&config.storage, audit.bytes_max, clock, &self.metrics);
             tasks.spawn(writer.run(stop.clone()));
             log
         });

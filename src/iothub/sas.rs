@@ -173,12 +173,12 @@ pub enum SasError {
         "the token's signature was not made with a key of this identity: is it the key of another device?"
     )]
     Signature,
-    /// Made for another device or module.
-    #[error("the token is for another identity")]
-    OtherIdentity,
-    /// Made for another hub.
-    #[error("the token is for another host than this hub or this gateway")]
-    OtherHost,
+    /// Made for another device or module: the resource, fit for a log.
+    #[error("the token is for another identity: it names {0}")]
+    OtherIdentity(String),
+    /// Made for another hub: the host, fit for a log.
+    #[error("the token is for another host than this hub or this gateway: it names {0}")]
+    OtherHost(String),
     /// Its time is over.
     #[error("the token expired {0} s ago")]
     Expired(u64),
@@ -191,8 +191,8 @@ impl SasError {
             Self::NotAToken | Self::TooLong(_) => "sas_not_a_token",
             Self::Missing(_) | Self::Twice(_) | Self::Malformed(_) => "sas_malformed",
             Self::Signature => "sas_signature",
-            Self::OtherIdentity => "sas_identity",
-            Self::OtherHost => "sas_audience",
+            Self::OtherIdentity(_) => "sas_identity",
+            Self::OtherHost(_) => "sas_audience",
             Self::Expired(_) => "sas_expired",
         }
     }
@@ -301,16 +301,26 @@ impl SasToken {
         let once = decode(&self.resource);
         let twice = once.as_deref().and_then(decode);
         let readings = [Some(self.resource.as_str()), once.as_deref(), twice.as_deref()];
-        let mut hosts_named =
-            readings.into_iter().flatten().filter_map(|r| host_of(r, name)).peekable();
-        if hosts_named.peek().is_none() {
-            return Err(SasError::OtherIdentity);
-        }
+        let readings = readings.into_iter().flatten();
+        let mut hosts_named = readings.clone().filter_map(|r| host_of(r, name)).peekable();
+        let Some(first) = hosts_named.peek().copied() else {
+            // The last reading is the plainest.
+            return Err(SasError::OtherIdentity(fit_for_log(readings.last().unwrap_or_default())));
+        };
         match hosts_named.any(|named| hosts.iter().any(|host| host.eq_ignore_ascii_case(named))) {
             true => Ok(()),
-            false => Err(SasError::OtherHost),
+            false => Err(SasError::OtherHost(fit_for_log(first))),
         }
     }
+}
+
+/// Most characters of a resource in a message: an id of 128 and a host fit.
+const SHOWN_MAX: usize = 200;
+
+/// A client's words, escaped and cut. What follows an `&` that was hidden by encoding may be a signature.
+fn fit_for_log(resource: &str) -> String {
+    let shown = resource.split('&').next().unwrap_or_default();
+    shown.escape_debug().take(SHOWN_MAX).collect()
 }
 
 /// The host of `resource` if its ids are `name`'s, or its device's.

@@ -5,7 +5,9 @@
 //! Must not know: what is asked, how time passes.
 //!
 //! The measure: IoT Hub (S1) allows 100 registry operations a minute and unit. At worst we ask 10 + 30 times a minute. Whom the
-//! counts put off gets in by the next whole refresh, which is due at most every two minutes.
+//! counts put off gets in by the next whole refresh. That is due at most every two minutes, and while such refreshes bring
+//! nothing new ever more seldom, down to the regular one ([`super::demand`]). A name of which the hub says nothing new is asked
+//! for 30 times on the first day (after 2, 4, 8, 16, 32 and then each 60 minutes), where each 2 minutes would be 720.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
@@ -18,6 +20,9 @@ use crate::identity::ClientName;
 const NAMES_MAX: usize = 4096;
 /// Addresses that have a share of their own; all others have one together.
 const SOURCES_MAX: usize = 1024;
+
+/// Longest wait before a name is asked for again to which the hub keeps saying nothing new.
+const NAME_GAP_MAX: Duration = Duration::from_secs(3600);
 
 /// At once, and a minute.
 const VOUCHED: (f64, f64) = (30.0, 30.0);
@@ -70,11 +75,23 @@ impl Bucket {
     }
 }
 
+/// When a name was asked for last.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    at: Instant,
+    /// It is not asked for again before.
+    gap: Duration,
+    /// The gap after the next ask.
+    next: Duration,
+    is_vouched: bool,
+}
+
 /// What was asked.
 #[derive(Debug)]
 pub(super) struct Asks {
     gap: Duration,
-    recent: HashMap<ClientName, Instant>,
+    gap_max: Duration,
+    recent: HashMap<ClientName, Asked>,
     order: VecDeque<(Instant, ClientName)>,
     vouched: Bucket,
     unproved: Bucket,
@@ -82,10 +99,11 @@ pub(super) struct Asks {
 }
 
 impl Asks {
-    /// A name is asked for once in `gap`.
+    /// A name is asked for once in `gap`; in twice that when the last answer was of no use, up to an hour.
     pub(super) fn new(gap: Duration, now: Instant) -> Self {
         Self {
             gap,
+            gap_max: gap.max(NAME_GAP_MAX),
             recent: HashMap::new(),
             order: VecDeque::new(),
             vouched: Bucket::full(VOUCHED, now),
@@ -97,8 +115,14 @@ impl Asks {
     /// Counts an ask, if it may be made.
     pub(super) fn admit(&mut self, question: &Question, now: Instant) -> Result<(), Withheld> {
         self.expire(now);
-        if self.recent.contains_key(&question.name) {
-            return Err(Withheld::Recent);
+        let asked = self.recent.get(&question.name).copied();
+        // Nobody who only claims a name may put off the one who has its certificate.
+        let is_put_off = |asked: &Asked| asked.is_vouched || !question.is_vouched;
+        if let Some(asked) = asked {
+            let gap = if is_put_off(&asked) { asked.gap } else { self.gap };
+            if now.saturating_duration_since(asked.at) < gap {
+                return Err(Withheld::Recent);
+            }
         }
         if question.is_vouched {
             if !self.vouched.has_one(VOUCHED, now) {
@@ -116,20 +140,34 @@ impl Asks {
             share.left -= 1.0;
             self.unproved.left -= 1.0;
         }
-        self.note(question.name.clone(), now);
+        let gap = asked.filter(is_put_off).map_or(self.gap, |asked| asked.next);
+        let is_vouched = question.is_vouched;
+        self.remember(&question.name, Asked { at: now, gap, next: self.gap, is_vouched });
         Ok(())
     }
 
     /// The name was asked for, by whoever.
-    pub(super) fn note(&mut self, name: ClientName, now: Instant) {
+    pub(super) fn note(&mut self, name: &ClientName, now: Instant) {
+        let gap = self.gap;
+        self.remember(name, Asked { at: now, gap, next: gap, is_vouched: false });
+    }
+
+    /// The answer was of no use: whoever it is waits longer the next time.
+    pub(super) fn was_in_vain(&mut self, name: &ClientName) {
+        if let Some(asked) = self.recent.get_mut(name) {
+            asked.next = (asked.gap * 2).min(self.gap_max);
+        }
+    }
+
+    fn remember(&mut self, name: &ClientName, asked: Asked) {
         if self.gap.is_zero() {
             return;
         }
         while self.order.len() >= NAMES_MAX {
             self.drop_oldest();
         }
-        self.order.push_back((now, name.clone()));
-        self.recent.insert(name, now);
+        self.order.push_back((asked.at, name.clone()));
+        self.recent.insert(name.clone(), asked);
     }
 
     /// There was no answer: it may be asked for again.
@@ -138,8 +176,9 @@ impl Asks {
     }
 
     fn expire(&mut self, now: Instant) {
-        let gap = self.gap;
-        let over = |at: Instant| now.saturating_duration_since(at) >= gap;
+        // Longer than the longest gap, so that who comes each time it is over goes on from there.
+        let kept = self.gap_max * 2;
+        let over = |at: Instant| now.saturating_duration_since(at) >= kept;
         while self.order.front().is_some_and(|(at, _)| over(*at)) {
             self.drop_oldest();
         }
@@ -148,7 +187,7 @@ impl Asks {
     fn drop_oldest(&mut self) {
         // One that was forgotten and asked for again is there twice: its later time counts.
         if let Some((at, name)) = self.order.pop_front()
-            && self.recent.get(&name) == Some(&at)
+            && self.recent.get(&name).is_some_and(|asked| asked.at == at)
         {
             self.recent.remove(&name);
         }
@@ -209,6 +248,37 @@ mod tests {
         assert_eq!(asks.admit(&d, after(241)), Ok(()));
     }
 
+    /// Promise: one stranger, however often it comes, is asked for less and less often.
+    #[test]
+    fn a_name_of_which_there_is_nothing_new_is_asked_for_ever_more_seldom() {
+        let (mut asks, t0) = asks();
+        let claimed = question("gone", "10.0.0.1", false);
+        let mut made = Vec::new();
+        for secs in 0..86_400 {
+            if asks.admit(&claimed, t0 + Duration::from_secs(secs)).is_ok() {
+                made.push(secs);
+                asks.was_in_vain(&claimed.name);
+            }
+        }
+        assert_eq!(made[..8], [0, 120, 360, 840, 1800, 3720, 7320, 10_920]);
+        assert!(made.len() < 30, "{}", made.len());
+
+        // Who has the certificate does not wait for that, and waits for its own asks in vain.
+        let owner = question("gone", "10.0.0.2", true);
+        let last = t0 + Duration::from_secs(*made.last().unwrap());
+        assert_eq!(asks.admit(&owner, last + GAP - Duration::from_secs(1)), Err(Withheld::Recent));
+        let mut at = last + GAP;
+        assert_eq!(asks.admit(&owner, at), Ok(()));
+        asks.was_in_vain(&owner.name);
+        at += GAP;
+        assert_eq!(asks.admit(&owner, at), Ok(()));
+        assert_eq!(asks.admit(&owner, at + GAP), Err(Withheld::Recent));
+        // That one was not in vain.
+        at += GAP * 2;
+        assert_eq!(asks.admit(&owner, at), Ok(()));
+        assert_eq!(asks.admit(&owner, at + GAP), Ok(()));
+    }
+
     #[test]
     fn one_address_takes_its_share_and_leaves_the_others_theirs() {
         let (mut asks, t0) = asks();
@@ -261,7 +331,7 @@ mod tests {
     fn memory_is_bounded() {
         let (mut asks, t0) = asks();
         for n in 0..10_000 {
-            asks.note(ClientName::Device(DeviceId::parse(&format!("d{n}")).unwrap()), t0);
+            asks.note(&ClientName::Device(DeviceId::parse(&format!("d{n}")).unwrap()), t0);
         }
         assert_eq!((asks.recent.len(), asks.order.len()), (NAMES_MAX, NAMES_MAX));
         let first = question("d0", "10.0.0.1", true);

@@ -23,6 +23,7 @@ mod asks;
 pub(crate) mod backoff;
 mod cbs;
 mod connect;
+mod demand;
 mod encode;
 mod gather;
 mod live;

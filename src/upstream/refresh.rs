@@ -4,7 +4,7 @@
 //! upstream, and on demand with a least gap (`edgehub.md` 7.1); and when the hub is asked about one identity that was
 //! refused, which comes first: one request, where the whole scope takes one for a hundred devices.
 //! Invariants: a failed refresh changes nothing; what the hub said about one identity is not undone by a refresh that was
-//! begun before; a client waits for a bounded time, and only so many do at once.
+//! begun before, nor a refresh by what the hub said before it; a client waits for a bounded time, and only so many do at once.
 //! Must not know: how it is fetched, or who looks things up in it.
 
 use std::sync::{Arc, Mutex as PlainMutex, PoisonError};
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::asks::{Asks, Withheld};
 use super::backoff::Backoff;
+use super::demand::Demand;
 use super::scope_api::{ScopeApi, ScopeFetchError};
 use crate::auth::question::{AskHub, Question};
 use crate::auth::scope::{Answer, AuthKind, Lookup, Replaced, Scope};
@@ -44,23 +45,53 @@ const QUESTIONS_AT_ONCE: usize = 4;
 /// Limit on one question, retries included. The client has left by then; the next time it is known.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Times that one identity is asked for when a refresh of the whole overtakes the answer. They are minutes apart: a second
+/// time is enough.
+const ASKED_AGAIN_MAX: usize = 3;
+
 /// Refreshes a [`Scope`].
 pub struct ScopeRefresher {
     api: ScopeApi,
     scope: Arc<Scope>,
     asks: PlainMutex<Asks>,
+    demand: PlainMutex<Demand>,
     questions: mpsc::Sender<Asked>,
     /// Taken by who answers them.
     answering: PlainMutex<Option<mpsc::Receiver<Asked>>>,
     waiting: Semaphore,
-    /// Held while the scope is changed. While a refresh is under way: the answers that came since it was begun.
-    since: Mutex<Option<Vec<Answer>>>,
+    /// Held while the scope is changed.
+    since: Mutex<Since>,
     metrics: Arc<Metrics>,
     asked: Notify,
     /// One at a time, so that what was read first does not come last.
     turn: Mutex<()>,
     /// When a refresh last succeeded.
     refreshed: watch::Sender<Option<Instant>>,
+}
+
+/// Why the whole is fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Occasion {
+    /// By the hour, after a failure, or for a reconnect.
+    Due,
+    /// Somebody asked.
+    Demand,
+}
+
+/// What a refresh of the whole brought.
+#[derive(Debug)]
+struct Refreshed {
+    count: usize,
+    is_news: bool,
+}
+
+/// What came since a refresh was begun.
+#[derive(Debug, Default)]
+struct Since {
+    /// Counts the refreshes of the whole: when one is begun, and when it is in force.
+    stamp: u64,
+    /// While one is under way: the answers to questions that were asked during it.
+    answers: Option<Vec<Answer>>,
 }
 
 /// A question, and who waits for it to be answered.
@@ -75,7 +106,9 @@ impl ScopeRefresher {
         let refreshed = watch::Sender::new(None);
         let (questions, answering) = mpsc::channel(WAITING_MAX);
         let gap = api.config().scope_refresh_gap_min;
+        let every = api.config().scope_refresh_every;
         Arc::new(Self {
+            demand: PlainMutex::new(Demand::new(gap, every)),
             asks: PlainMutex::new(Asks::new(gap, api.clock().monotonic())),
             questions,
             answering: PlainMutex::new(Some(answering)),
@@ -100,7 +133,7 @@ impl ScopeRefresher {
     /// # Errors
     /// Why it was not refreshed; what was known stays valid.
     pub async fn refresh_now(&self) -> Result<usize, ScopeFetchError> {
-        self.refresh().await
+        Ok(self.refresh().await?.count)
     }
 
     /// Asks for each of `names` at once, whatever the gap; how many of them are ours. A few: one request each.
@@ -110,7 +143,7 @@ impl ScopeRefresher {
     pub async fn refresh_these(&self, names: &[ClientName]) -> Result<usize, ScopeFetchError> {
         let mut found = 0;
         for name in names {
-            self.asks().note(name.clone(), self.api.clock().monotonic());
+            self.asks().note(name, self.api.clock().monotonic());
             self.refresh_one(name).await?;
             found += usize::from(matches!(self.scope.lookup(name), Lookup::Entry(_)));
         }
@@ -134,11 +167,14 @@ impl ScopeRefresher {
 
     async fn keep_fresh(&self, connected: &mut watch::Receiver<bool>) {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
-        let mut told = false;
+        let (mut told, mut occasion) = (false, Occasion::Due);
         loop {
             let (wait, failed) = match self.refresh().await {
-                Ok(count) => {
+                Ok(Refreshed { count, is_news }) => {
                     tracing::info!(count, "scope refreshed");
+                    if occasion == Occasion::Demand && !is_news {
+                        self.demand().was_in_vain();
+                    }
                     (backoff, told) = (Backoff::new(RETRY.0, RETRY.1), false);
                     (self.api.config().scope_refresh_every, false)
                 }
@@ -153,7 +189,7 @@ impl ScopeRefresher {
                     (backoff.next_wait(), true)
                 }
             };
-            self.next_occasion(wait, failed, connected).await;
+            occasion = self.next_occasion(wait, failed, connected).await;
         }
     }
 
@@ -163,18 +199,23 @@ impl ScopeRefresher {
         wait: Duration,
         failed: bool,
         connected: &mut watch::Receiver<bool>,
-    ) {
+    ) -> Occasion {
         let gap = async {
             self.asked.notified().await;
-            let since = (*self.refreshed.borrow())
-                .map(|at| self.api.clock().monotonic().saturating_duration_since(at));
-            let gap = self.api.config().scope_refresh_gap_min;
-            let rest = match since {
-                Some(since) if !failed => gap.saturating_sub(since),
-                // `wait` is a short one, and the demand is met by it: who asks all the time must not undo the backing off.
-                _ => wait,
-            };
-            tokio::time::sleep(rest).await;
+            loop {
+                let since = (*self.refreshed.borrow())
+                    .map(|at| self.api.clock().monotonic().saturating_duration_since(at));
+                let gap = self.demand().gap();
+                let rest = match since {
+                    Some(since) if !failed => gap.saturating_sub(since),
+                    // `wait` is a short one, and the demand is met by it: who asks all the time must not undo the backing off.
+                    _ => wait,
+                };
+                // The next who asks may be one for whom the gap is shorter.
+                if rest.is_zero() || timeout(rest, self.asked.notified()).await.is_err() {
+                    return;
+                }
+            }
         };
         // On a link that flaps one refresh serves several reconnects; it is put off, never left out.
         let news = async {
@@ -185,39 +226,71 @@ impl ScopeRefresher {
             tokio::time::sleep(age.map_or(Duration::ZERO, |age| gap.saturating_sub(age))).await;
         };
         tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = news => {}
-            () = gap => {}
+            () = tokio::time::sleep(wait) => Occasion::Due,
+            () = news => Occasion::Due,
+            () = gap => Occasion::Demand,
         }
     }
 
-    async fn refresh(&self) -> Result<usize, ScopeFetchError> {
+    async fn refresh(&self) -> Result<Refreshed, ScopeFetchError> {
         let _turn = self.turn.lock().await;
-        *self.since.lock().await = Some(Vec::new());
+        {
+            let mut since = self.since.lock().await;
+            since.stamp += 1;
+            since.answers = Some(Vec::new());
+        }
         let fetched = self.api.fetch().await;
         let mut since = self.since.lock().await;
-        let answers = since.take().unwrap_or_default();
+        let answers = since.answers.take().unwrap_or_default();
         let entries = fetched?;
+        since.stamp += 1;
         let count = entries.len();
-        self.change(move |scope, now| scope.replace_with(entries, answers, now)).await;
+        let replaced =
+            self.change(move |scope, now| scope.replace_with(entries, answers, now)).await;
         self.refreshed.send_replace(Some(self.api.clock().monotonic()));
-        Ok(count)
+        let is_news = !replaced.is_nothing();
+        if is_news {
+            self.demand().is_sound();
+        }
+        Ok(Refreshed { count, is_news })
     }
 
     /// Asks for one, and puts the answer in force. Whether anything is other than before.
     async fn refresh_one(&self, name: &ClientName) -> Result<bool, ScopeFetchError> {
-        let entries = self.api.fetch_one(name, &self.scope).await?;
-        let answer = Answer { asked: name.clone(), entries };
+        for _ in 0..ASKED_AGAIN_MAX {
+            let stamp = self.stamp().await;
+            let entries = self.api.fetch_one(name, &self.scope).await?;
+            let answer = Answer { asked: name.clone(), entries };
+            if let Some(is_news) = self.settle(stamp, answer).await {
+                return Ok(is_news);
+            }
+            tracing::debug!(%name, "a whole refresh overtook the hub's answer: it is asked again");
+        }
+        Err(ScopeFetchError::Unavailable("refreshes overtake its answers".into()))
+    }
+
+    /// What a question is stamped with when it is asked.
+    pub(super) async fn stamp(&self) -> u64 {
+        self.since.lock().await.stamp
+    }
+
+    /// Puts an answer in force. Whether anything is other than before; nothing, when a refresh was begun or came in force
+    /// since the question was asked: what that says may be newer.
+    pub(super) async fn settle(&self, stamp: u64, answer: Answer) -> Option<bool> {
         let mut since = self.since.lock().await;
-        if let Some(answers) = &mut *since {
+        if since.stamp != stamp {
+            return None;
+        }
+        if let Some(answers) = &mut since.answers {
             answers.push(answer.clone());
         }
         let replaced = self.change(move |scope, now| scope.merge_one(answer, now)).await;
         let is_news = !replaced.is_nothing();
         if is_news {
+            self.demand().is_sound();
             self.refreshed.send_modify(|_| {});
         }
-        Ok(is_news)
+        Some(is_news)
     }
 
     /// Writes a file and syncs it: not on a thread that serves sockets.
@@ -254,6 +327,9 @@ impl ScopeRefresher {
                 label(&error)
             }
             Ok(is_news) => {
+                if !is_news {
+                    self.asks().was_in_vain(&name);
+                }
                 let _ = answered.send(());
                 match (self.scope.lookup(&name), is_news) {
                     (Lookup::Entry(_), true) => {
@@ -294,9 +370,17 @@ impl ScopeRefresher {
             }
             return Err(withheld.label());
         }
+        if question.is_vouched {
+            self.demand().is_sound();
+        }
         let (answered, answer) = oneshot::channel();
         permit.send(Asked { name: question.name, answered });
         Ok(answer)
+    }
+
+    pub(super) fn demand(&self) -> std::sync::MutexGuard<'_, Demand> {
+        // A panic while it is held leaves a gap between its bounds.
+        self.demand.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn asks(&self) -> std::sync::MutexGuard<'_, Asks> {

@@ -7,8 +7,8 @@
 
 mod answer;
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -24,9 +24,9 @@ use super::Config;
 use super::backoff::Backoff;
 use super::connect::{self, ConnectError, Peer};
 use super::token::TokenSource;
-use crate::auth::scope::{Scope, ScopeEntry};
+use crate::auth::scope::{Lookup, Scope, ScopeEntry};
 use crate::clock::SharedClock;
-use crate::identity::{ClientName, ModuleId};
+use crate::identity::{ClientName, DeviceId, ModuleId};
 use crate::iothub::sas;
 
 /// Entries a page; the reference's 10 makes thousands of children slow (`edgehub.md` 7.1).
@@ -41,6 +41,9 @@ const OVERALL_TIMEOUT: Duration = Duration::from_secs(120);
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 /// Limit on one request.
 const TRY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a page that the hub gave us says that it is not we who are refused. A page is 100 entries, about 100 KiB: at most
+/// one in that time because of strangers' names, 15 MB a day.
+const LISTED_LATELY: Duration = Duration::from_secs(600);
 const API: &str = "api-version=2020-06-30-preview";
 
 /// Why the scope could not be fetched.
@@ -82,13 +85,15 @@ pub struct ScopeApi {
     tokens: TokenSource,
     clock: SharedClock,
     tracker: TaskTracker,
+    /// When the hub last gave us a page; `None` once it refused us one.
+    listed: Mutex<Option<Instant>>,
 }
 
 impl ScopeApi {
     /// Nothing is dialled before the first fetch; connections' tasks are spawned on `tracker`.
     pub fn new(config: Config, clock: SharedClock, tracker: TaskTracker) -> Self {
         let (tls, tokens) = (config.tls(), config.token_source(clock.clone()));
-        Self { config, tls, tokens, clock, tracker }
+        Self { config, tls, tokens, clock, tracker, listed: Mutex::default() }
     }
 
     pub(super) fn clock(&self) -> &SharedClock {
@@ -113,7 +118,9 @@ impl ScopeApi {
                 continuation_link: continuation.as_deref(),
                 auth_chain: self.config.edge.as_str(),
             };
-            let page = self.call("devicesAndModulesInTargetDeviceScope", &body, &mut kept).await?;
+            let page = self.call("devicesAndModulesInTargetDeviceScope", &body, &mut kept).await;
+            self.note_list(&page);
+            let page = page?;
             page.read_into(&mut entries);
             match page.continuation_link.filter(|link| !link.is_empty()) {
                 None => return Ok(entries),
@@ -135,7 +142,9 @@ impl ScopeApi {
         };
         let body = Bytes::from(serde_json::to_vec(&body).expect("texts and numbers serialize"));
         let method = "devicesAndModulesInTargetDeviceScope";
-        let page = self.try_call(method, body, false, &mut None).await?;
+        let page = self.try_call(method, body, false, &mut None).await;
+        self.note_list(&page);
+        let page = page?;
         let mut entries = Vec::new();
         page.read_into(&mut entries);
         Ok((entries, page.continuation_link.is_some_and(|link| !link.is_empty())))
@@ -152,7 +161,7 @@ impl ScopeApi {
         let body = OneRequest {
             target_device_id: name.device().as_str(),
             target_module_id: name.module().map(ModuleId::as_str),
-            auth_chain: &self.chain_above(name, scope),
+            auth_chain: &chain_above(&self.config.edge, name, scope),
         };
         let mut kept = None;
         let call = self.call("getDeviceAndModuleOnBehalfOf", &body, &mut kept);
@@ -166,19 +175,28 @@ impl ScopeApi {
             Err(ScopeFetchError::Refused { status: 400 | 404, .. }) => Ok(Vec::new()),
             // It is that, too, unless it is we who are refused: then nobody may lose his access by it.
             Err(ScopeFetchError::Refused { status: 401 | 403, .. }) => {
+                // Who is not known has nothing to lose: an answer of a while ago is enough then.
+                if scope.lookup(name) == Lookup::NotInScope && self.is_listed_lately() {
+                    return Ok(Vec::new());
+                }
                 self.first_page().await.map(|_| Vec::new())
             }
             Err(error) => Err(error),
         }
     }
 
-    /// `edge`, or `child edge;edge` for what is known to be below a nested edge device.
-    fn chain_above(&self, name: &ClientName, scope: &Scope) -> String {
-        let edge = &self.config.edge;
-        let device = ClientName::Device(name.device().clone());
-        let known = scope.auth_chain(&device).filter(|_| name.device() != edge);
-        let above = known.and_then(|chain| Some(chain.split_once(';')?.1.to_owned()));
-        above.unwrap_or_else(|| edge.to_string())
+    fn note_list(&self, page: &Result<Page, ScopeFetchError>) {
+        let at = match page {
+            Ok(_) => Some(self.clock.monotonic()),
+            Err(ScopeFetchError::Refused { .. }) => None,
+            Err(_) => return,
+        };
+        *self.listed.lock().unwrap_or_else(PoisonError::into_inner) = at;
+    }
+
+    fn is_listed_lately(&self) -> bool {
+        let at = *self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        at.is_some_and(|at| self.clock.monotonic().saturating_duration_since(at) < LISTED_LATELY)
     }
 
     async fn call<B: Serialize>(
@@ -281,6 +299,20 @@ impl ScopeApi {
     }
 }
 
+/// `edge`, or `child edge;edge` for what is known to be below a nested edge device.
+fn chain_above(edge: &DeviceId, name: &ClientName, scope: &Scope) -> String {
+    let device = ClientName::Device(name.device().clone());
+    let above = match scope.lookup(&device) {
+        Lookup::Entry(entry) if name.device() != edge => {
+            // An id may have a `;` of its own, so the device's name is taken off as it is.
+            let own = format!("{};", entry.name);
+            scope.auth_chain(&device).and_then(|chain| Some(chain.strip_prefix(&own)?.to_owned()))
+        }
+        _ => None,
+    };
+    above.unwrap_or_else(|| edge.to_string())
+}
+
 #[allow(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
 fn unavailable(error: hyper::Error) -> ScopeFetchError {
     ScopeFetchError::Unavailable(error.to_string())
@@ -319,6 +351,52 @@ struct OneRequest<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::scope::{AuthKind, Status};
+    use crate::clock::UnixMillis;
+
+    /// `;` may be in an id, and parts the devices of a chain.
+    #[test]
+    fn the_chain_above_is_without_the_device_whatever_its_id() {
+        let id = |id: &str| DeviceId::parse(id).unwrap();
+        let entry = |name: &str, scope: &str, parent: &str| ScopeEntry {
+            name: ClientName::Device(id(name)),
+            generation: "1".into(),
+            status: Status::Enabled,
+            auth: AuthKind::CertificateAuthority,
+            scope: scope.into(),
+            parent_scopes: vec![parent.into()],
+            is_edge: scope != parent,
+        };
+        let (ours, childs) = ("ms-azure-iot-edge://edge1-1", "ms-azure-iot-edge://child-2");
+        let folder = tempfile::tempdir().unwrap();
+        let (scope, _) = Scope::load(folder.path().join("scope.json"), id("edge1"));
+        let sphere = "a".repeat(128);
+        let entries = vec![
+            entry("child", childs, ours),
+            entry("d1", ours, ours),
+            entry("a;b", ours, ours),
+            entry(";", ours, ours),
+            entry("a;b;c", childs, childs),
+            entry(&sphere, childs, childs),
+        ];
+        let _ = scope.replace(entries, UnixMillis(1));
+        let cases = [
+            ("edge1", "edge1"),
+            ("new", "edge1"),
+            ("child", "edge1"),
+            ("d1", "edge1"),
+            ("a;b", "edge1"),
+            (";", "edge1"),
+            ("a;b;c", "child;edge1"),
+            (&sphere.to_uppercase(), "child;edge1"),
+        ];
+        for (who, expected) in cases {
+            let device = ClientName::Device(id(who));
+            assert_eq!(chain_above(&id("edge1"), &device, &scope), expected, "{who}");
+            let module = ClientName::Module(id(who), ModuleId::parse("m;1").unwrap());
+            assert_eq!(chain_above(&id("edge1"), &module, &scope), expected, "{module}");
+        }
+    }
 
     #[test]
     fn refusals_are_final_and_failures_are_not() {

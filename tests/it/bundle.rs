@@ -12,6 +12,7 @@ use sphere_gateway::gateway::{Applied, BundleReload, Gateway};
 use crate::client::refusals;
 use crate::configuration::{no_disconnect, until_counted};
 use crate::device::{self, DeviceConfig};
+use crate::log_format::Running;
 use crate::support::{Fleet, World, eventually, metrics, series};
 
 fn ca(name: &str) -> Authority {
@@ -189,6 +190,49 @@ async fn a_hang_up_has_the_bundle_read_at_once() {
     assert_eq!(process.counter("edgehub_client_disconnect_total", &[]).await, 0);
     fleet.finish().await;
     process.stop().await;
+    world.end().await;
+}
+
+/// The log of the real binary at its default level.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_would_be_disconnected_is_named_before_the_bundle_is_in_force() {
+    let world = world(4).await;
+    let (path, second) = (file(&world, "second.cer"), ca("Second"));
+    fs::write(&path, second.certificate_pem()).expect("a file");
+    let running = Running::start(&world);
+    running.until_it_listens(&world);
+    let stays = world.fleet_of(0..2, |_| {});
+    let leaves = world.fleet_of(2..4, |device| by(&world, &second, device));
+    all_connected(&stays).await;
+    all_connected(&leaves).await;
+    fs::remove_file(&path).expect("it is there");
+    running.hang_up();
+    let mut log = tokio::task::block_in_place(|| running.until("another trust bundle is in force"));
+    let mut names: Vec<&str> = leaves.devices.iter().map(|(id, _)| &**id).collect();
+    names.sort_unstable();
+    let place = |log: &[String], parts: &[&str]| {
+        let found = log.iter().position(|line| parts.iter().all(|part| line.contains(part)));
+        found.unwrap_or_else(|| panic!("no line with {parts:?} in {log:#?}"))
+    };
+    let total = place(&log, &["would disconnect 2 of 4 clients"]);
+    let listed = names.join(", ");
+    let named = place(&log, &["would disconnect, CN=Second (SHA-256 ", &format!(": 2 ({listed})")]);
+    assert!(total < named, "{log:#?}");
+    assert_eq!(named, total + 1, "all in one line a cause");
+    eventually("they are gone", async || leaves.connected() == 0).await;
+    for fleet in [&stays, &leaves] {
+        fleet.abort().await;
+    }
+    log.extend(tokio::task::block_in_place(|| running.stop()));
+    for name in names {
+        // Nobody is closed before it was told, and each with its reason.
+        let closed = place(&log, &["[INF]", "unknown_ca", "closed: ", name]);
+        assert!(closed > named, "{log:#?}");
+    }
+    for (name, _) in &stays.devices {
+        let told = log.iter().any(|line| line.contains("closed: ") && line.contains(&**name));
+        assert!(!told, "{log:#?}");
+    }
     world.end().await;
 }
 

@@ -148,7 +148,13 @@ fn each_command_makes_what_the_scripts_of_the_articles_make() {
             "./devices/{id}.chain.pem\n./devices/{id}.key.pem\n./devices/plain-1.chain.pem\n./devices/plain-1.key.pem\n"
         )
     );
-    site.certs("prove A1B2C3D4E5F6 --out .").expect(0);
+    let ran = site.certs("prove A1B2C3D4E5F6 --out .").expect(0);
+    assert_eq!(ran.out, "./tenant-ca.proof.pem\n");
+    assert!(ran.err.contains("Certificates -> tenant-ca -> Verify"), "{}", ran.err);
+    // The name is taken as in `certs` and `certs inspect`, too.
+    site.certs("server --gateway-name gw.b.example 127.0.0.1 --as other --out .").expect(0);
+    let ran = site.certs("inspect other.chain.pem").expect(0);
+    assert!(ran.out.contains("gw.b.example") && ran.out.contains("127.0.0.1"), "{}", ran.out);
 
     let (chain, proof) =
         (infos(&site.text("server.chain.pem")), infos(&site.text("tenant-ca.proof.pem")));
@@ -206,6 +212,8 @@ fn nothing_that_is_there_is_overwritten_without_force() {
         assert!(err.contains("exists") && err.contains("--force"), "{command}: {err}");
         assert_eq!(site.files(), before, "{command} changed something");
     }
+    let err = site.certs("prove code --out .").expect(1).err;
+    assert!(!err.contains("replace the keys"), "no key is at stake: {err}");
     // A key alone is enough: with another certificate it is as good as lost. A link counts, too.
     std::fs::remove_file(site.path("edge-root.pem")).expect("there");
     site.certs("root --out .").expect(1);
@@ -413,7 +421,7 @@ fn an_import_adds_what_is_new_and_keeps_what_was_there() {
     // A bundle with a key in it is not written again.
     site.write("keyed.pem", [&leaf.key_pem, one.certificate_pem()].concat());
     let ran = site.certs("import two.pem --out keyed.pem").expect(64);
-    assert!(ran.err.contains("take it out"), "{}", ran.err);
+    assert!(ran.err.contains("take the key out"), "{}", ran.err);
     // A DER bundle becomes PEM.
     site.write("der.cer", ders(one.certificate_pem()).remove(0));
     site.certs("import two.pem --out der.cer").expect(0);
@@ -432,4 +440,47 @@ fn of_a_chain_the_tenant_s_own_ca_can_be_taken_alone() {
     let ran = site.certs("import chain.pem --lowest --replace").expect(0);
     assert!(ran.out.contains("left out: it stands above another"), "{}", ran.out);
     assert_eq!(site.text("trust-bundle.pem"), own.certificate_pem());
+}
+
+#[test]
+fn an_import_replaces_neither_a_key_nor_what_is_no_bundle() {
+    let site = Site::made();
+    let key = site.text("edge-root.key.pem");
+    let pkcs8 = ders(&key.replace("PRIVATE KEY", "CERTIFICATE")).remove(0);
+    site.write("pkcs8.der", &pkcs8);
+    // RFC 5915 section 3: SEQUENCE, version 1, the key's bytes, the curve P-256.
+    let sec1 = [
+        &b"\x30\x31\x02\x01\x01\x04\x20"[..],
+        &[7; 32],
+        b"\xa0\x0a\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07",
+    ];
+    site.write("sec1.der", sec1.concat());
+    site.write("wrapped.pem", pem(&pkcs8));
+    site.write("both.pem", [&*site.text("edge-root.pem"), &key].concat());
+    site.write("notes.txt", "what I must not forget\n");
+    site.write("cut.cer", &ders(&site.text("edge-root.pem"))[0][..100]);
+    let before = site.files();
+    for (name, part) in [
+        ("edge-root.key.pem", "holds a private key"),
+        ("pkcs8.der", "holds a private key"),
+        ("sec1.der", "holds a private key"),
+        ("wrapped.pem", "holds a private key"),
+        ("both.pem", "holds a private key"),
+        ("notes.txt", "no certificate"),
+        ("cut.cer", "no certificate"),
+    ] {
+        for flags in ["", "--replace", "--replace --lowest"] {
+            let ran = site.certs(&format!("import tenant-ca.pem --out {name} {flags}")).expect(64);
+            assert!(ran.err.contains(part), "{name} {flags}: {}", ran.err);
+            assert!(!ran.err.contains("--replace"), "no way to lose it: {}", ran.err);
+            assert_eq!(site.files(), before, "{name} {flags}");
+        }
+    }
+    // A bundle whose certificates do not serve is one.
+    site.write("leaf.pem", site.text("server.chain.pem"));
+    site.write("empty.pem", "\n");
+    for name in ["leaf.pem", "empty.pem"] {
+        site.certs(&format!("import tenant-ca.pem --out {name} --replace")).expect(0);
+        assert_eq!(site.text(name), site.text("tenant-ca.pem"));
+    }
 }

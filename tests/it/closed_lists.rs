@@ -89,9 +89,13 @@ fn in_the_code() -> Labels {
             found.extend(labels.into_iter().map(|label| (stage, label)));
         };
         // Each call names its stage; where the label is a variable, it comes out of one of the functions below.
-        for (name, stage) in
-            [("Stage::Accept,", "accept"), ("Stage::Tls,", "tls"), ("Stage::Connect,", "connect")]
-        {
+        // A session has the reasons of a CONNECT.
+        for (name, stage) in [
+            ("Stage::Accept,", "accept"),
+            ("Stage::Tls,", "tls"),
+            ("Stage::Connect,", "connect"),
+            ("Stage::Session,", "connect"),
+        ] {
             if is("src/front/") {
                 add(stage, called(text, name).collect());
             }
@@ -199,6 +203,7 @@ fn the_document_of_refusals_is_the_list() {
     for stage in [Stage::Accept, Stage::Tls, Stage::Connect] {
         check_quoted(REFUSALS, "docs/refusals.md", &reasons_of(stage));
     }
+    assert!(REFUSALS.contains("## The session (`stage=\"session\"`)"));
     let rows = REFUSALS.lines().filter(|line| line.starts_with("| `")).count();
     assert_eq!(rows, REASONS.len(), "docs/refusals.md has rows that the list has not");
 }

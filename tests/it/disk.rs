@@ -173,7 +173,7 @@ async fn a_disk_that_hangs_does_not_hold_up_the_end() {
     let world = small_site(DEVICES).await;
     let Some(volume) = Volume::ext4(&world.volume(), &world.beside("image")) else { return };
     let running = Running::start_by(&world, volume.gateway());
-    tokio::task::block_in_place(|| running.until_it_serves(&world));
+    running.until_it_listens(&world);
     let fleet = eager_fleet(&world);
     fleet.progress(100).await;
     let frozen = volume.freeze();

@@ -48,7 +48,7 @@ async fn a_good_gateway_is_healthy_wherever_its_listener_is() {
         world.set(PORT, &port);
         assert_eq!(said(&world, &["health"]).0, Some(1), "{case}: nothing runs");
         let running = Running::start(&world);
-        tokio::task::block_in_place(|| running.until_it_serves(&world));
+        running.until_it_listens(&world);
         assert_eq!(said(&world, &["health"]), (Some(0), "healthy\n".to_owned()), "{case}");
         assert_eq!(said(&world, &["refusals"]).0, Some(0), "{case}");
         let seen = Examined::of(&world).words("running");
@@ -75,7 +75,7 @@ async fn without_metrics_a_port_that_is_taken_costs_the_health_check_alone() {
     world.set(ENABLED, "false");
     world.set(PORT, &other.local_addr().expect("bound").port().to_string());
     let running = Running::start(&world);
-    let log = tokio::task::block_in_place(|| running.until_it_serves(&world));
+    let log = running.until_it_listens(&world);
     let warns = |line: &String| line.contains("for the health check") && line.contains("free port");
     assert!(log.iter().any(warns), "{log:#?}");
     let fleet = world.fleet(|_| {});

@@ -150,6 +150,8 @@ fn planted() -> Site {
     let foreign = root("edge-ca");
     site.write("leaf.pem", pem(leaf));
     site.write("turned.pem", [pem(ca), pem(leaf)].concat());
+    site.write("upside-down.pem", [top.clone(), pem(ca), pem(leaf)].concat());
+    site.write("shuffled.pem", [pem(ca), top.clone(), pem(leaf)].concat());
     site.write("gap.pem", [pem(leaf), top.clone()].concat());
     site.write("wrong-ca.pem", [pem(leaf), foreign.certificate_pem().to_owned()].concat());
     site.write("broken.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
@@ -186,7 +188,9 @@ const OF_SERVERS: &[Fault] = &[
     ),
     ("--server server.chain.pem", 0, &[], "give --gateway-name"),
     ("NAMED turned.pem --key server.key.pem", 1, &["certificate-chain error"], "out of order"),
-    ("NAMED turned.pem", 1, &["certificate-chain error"], "incomplete"),
+    ("NAMED turned.pem", 1, &["certificate-chain error"], "own certificate is #2"),
+    ("NAMED upside-down.pem", 1, &["certificate-chain error"], "own certificate is #3"),
+    ("NAMED shuffled.pem", 1, &["certificate-chain error"], "own certificate is #3"),
     ("NAMED gap.pem", 1, &["certificate-chain error"], "incomplete"),
     ("NAMED wrong-ca.pem", 1, &["certificate-chain error"], "another key"),
     (

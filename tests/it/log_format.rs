@@ -58,13 +58,13 @@ impl Running {
     }
 
     /// All lines until devices are let in, where devices find it from now on.
-    pub(crate) fn until_it_serves(&self, world: &World) -> Vec<String> {
-        let log = self.until("MQTT over TLS on ");
+    pub(crate) fn until_it_listens(&self, world: &World) -> Vec<String> {
+        let log = tokio::task::block_in_place(|| self.until("MQTT over TLS on "));
         let last = log.last().expect("one");
         let (_, address) = last.split_once("MQTT over TLS on ").expect("it is there");
         let address = address.split('"').next().expect("a part");
         let port = address.rsplit(':').next().expect("a port");
-        world.port.store(port.parse().expect("a number"), Ordering::Relaxed);
+        world.port.store(port.trim().parse().expect("a number"), Ordering::Relaxed);
         log
     }
 
@@ -111,7 +111,7 @@ async fn log_of_a_run(format: &str) -> Vec<String> {
     let bad = route(&format!("FROM /messages/* WHERE x{FORGED} INTO $upstream"));
     world.set_document(&document(json!({"good": good, format!("bad{FORGED}"): bad})));
     let running = Running::start(&world);
-    let mut log = tokio::task::block_in_place(|| running.until_it_serves(&world));
+    let mut log = running.until_it_listens(&world);
 
     let mut stream = admitted(&world.device(0)).await;
     let topic = format!("devices/x{FORGED}/messages/events/");

@@ -26,7 +26,7 @@ use crate::device::{self, DeviceConfig};
 use crate::site::{EDGE, GATEWAY};
 use crate::support::{BINARY, World, eventually, get, metrics, series};
 
-async fn report(gateway: &Gateway) -> RefusalsReport {
+pub(crate) async fn report(gateway: &Gateway) -> RefusalsReport {
     let answer = get(gateway, "/refusals").await;
     let body = answer.split_once("\r\n\r\n").expect("a head and a body").1;
     serde_json::from_str(body).unwrap_or_else(|e| panic!("{e}: {answer}"))
@@ -498,6 +498,28 @@ async fn a_password_shows_neither_in_the_refusals_nor_in_the_audit_log() {
     let audit = std::fs::read_to_string(world.storage().join("audit.jsonl")).expect("a log");
     assert!(audit.lines().filter(|l| l.contains("\"refused\"")).count() >= 2, "{audit}");
     assert!(!shown.contains(SECRET) && !audit.contains(SECRET), "{shown}\n{audit}");
+    world.end().await;
+}
+
+/// The socket of the default host `*` takes both families.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_of_ipv4_is_named_as_such_on_a_socket_for_both_families() {
+    let mut world = World::new(1).await;
+    world.set("mqttSettings__host", "::");
+    world.set("auditSettings__enabled", "true");
+    let gateway = world.gateway().await;
+    assert!(gateway.mqtt_addr().is_ipv6());
+    drop(admitted(&world.device(0)).await);
+    let config = world.device(0);
+    let mut stream = TcpStream::connect(("127.0.0.1", config.port.load(Ordering::Relaxed)))
+        .await
+        .expect("connect");
+    stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.expect("write");
+    // Looks at the peer.
+    recorded(&gateway, "tls", "not_tls").await;
+    gateway.shutdown().await;
+    let audit = std::fs::read_to_string(world.storage().join("audit.jsonl")).expect("a log");
+    assert!(audit.contains("127.0.0.1:") && !audit.contains("::ffff:"), "{audit}");
     world.end().await;
 }
 

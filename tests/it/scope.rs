@@ -9,12 +9,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hub_double::DeviceSpec;
 use rumqttc::mqttbytes::v4::ConnectReturnCode;
-use serde_json::json;
+use serde_json::{Value, json};
+use sphere_gateway::auth::decision::{self, Stage};
 use sphere_gateway::gateway::Gateway;
 
 use crate::client::admitted;
 use crate::configuration::{until_counted, upstream};
 use crate::device::{self, DeviceConfig};
+use crate::refusals;
 use crate::site::{EDGE, mint};
 use crate::support::{PATIENCE, World, eventually, metrics, series};
 
@@ -109,7 +111,8 @@ async fn invented_names_cost_a_handful_of_requests_and_keep_nobody_out() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_disabled_moved_or_removed_is_let_go_by_one_question() {
-    let world = World::new(4).await;
+    let mut world = World::new(4).await;
+    world.set("auditSettings__enabled", "true");
     let gateway = serving(&world).await;
     let fleet = world.fleet(|_| {});
     eventually("all are connected", async || fleet.connected() == 4).await;
@@ -125,6 +128,18 @@ async fn who_is_disabled_moved_or_removed_is_let_go_by_one_question() {
     until_counted(&gateway, "client_dismissed", "disabled", 1.0).await;
     until_counted(&gateway, "client_dismissed", "not_in_scope", 2.0).await;
     eventually("the fourth alone stays", async || fleet.connected() == 1).await;
+    let expected = [(&ids[0], "disabled"), (&ids[1], "not_in_scope"), (&ids[2], "not_in_scope")];
+    eventually("each of them is told", async || {
+        let told = refusals::report(&gateway).await.refusals;
+        expected.iter().all(|(id, reason)| {
+            told.iter().any(|r| {
+                (&*r.stage, &*r.reason, r.claim.as_ref()) == ("session", *reason, Some(*id))
+                    && r.todo == decision::reason(Stage::Connect, reason).todo
+                    && r.certificate.as_ref().is_some_and(|c| c.subject == format!("CN={id}"))
+            })
+        })
+    })
+    .await;
     // Who moved away is 401, which is asked again with a new token.
     assert_eq!(world.hub.counts().scope_singles, before.scope_singles + 4);
     for n in 0..3 {
@@ -134,6 +149,14 @@ async fn who_is_disabled_moved_or_removed_is_let_go_by_one_question() {
     // Without the hub it stays so after a restart.
     fleet.abort().await;
     gateway.shutdown().await;
+    let audit = std::fs::read_to_string(world.storage().join("audit.jsonl")).expect("a log");
+    for (id, reason) in expected {
+        let of_it = |line: &&str| {
+            let line: Value = serde_json::from_str(line).expect("JSON");
+            line["stage"] == "session" && line["reason"] == reason && line["claim"] == **id
+        };
+        assert_eq!(audit.lines().filter(of_it).count(), 1, "{id}: {audit}");
+    }
     world.hub.go_away().await;
     let gateway = world.gateway().await;
     assert_eq!(code(&world.device(1)).await, ConnectReturnCode::NotAuthorized);

@@ -239,26 +239,46 @@ async fn a_module_subscribes_to_its_own_topics() {
     world.end().await;
 }
 
+/// The scope is asked for once an hour here: nothing but the end of the token ends the session.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_ends_with_its_token_and_with_its_key() {
+async fn a_session_ends_with_its_token() {
     let mut world = World::new(1).await;
-    world.set("DeviceScopeCacheRefreshRateSecs", "1");
     world.set("authSettings__clockSkewSecs", "0");
-    let (first, second) = (key(), key());
+    let first = key();
     world.hub.put_device(DeviceSpec::sas("short", &*first).child_of(EDGE));
-    world.hub.put_device(DeviceSpec::sas("rekeyed", &*first).child_of(EDGE));
     world.hub.put_device(DeviceSpec::sas("stays", &*first).child_of(EDGE));
     let gateway = world.gateway().await;
     let mut stays = admitted(&world, "stays", &own(&first, "stays")).await;
-    let mut rekeyed = admitted(&world, "rekeyed", &own(&first, "rekeyed")).await;
-    let mut short = admitted(&world, "short", &token(&first, "localhost/devices/short", 2)).await;
-    closed(&mut short).await;
+    let mut short = None;
+    // Another token for each try: a slow machine may let one end before it is looked at.
+    eventually("it is let in", async || {
+        let password = token(&first, "localhost/devices/short", 5);
+        let (stream, code) = log_in(&world, "short", &password).await;
+        short = (code == ConnectReturnCode::Success).then_some(stream);
+        short.is_some()
+    })
+    .await;
+    closed(&mut short.expect("waited for")).await;
     assert_eq!(dismissed(&gateway, "sas_expired").await, 1.0);
     eventually("the session says why it ended", async || {
         refusals(&gateway, "session", "sas_expired").await == 1.0
     })
     .await;
+    publish(&mut stays, "devices/stays/messages/events/").await;
+    gateway.shutdown().await;
+    world.end().await;
+}
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_ends_with_its_key() {
+    let mut world = World::new(1).await;
+    world.set("DeviceScopeCacheRefreshRateSecs", "1");
+    let (first, second) = (key(), key());
+    world.hub.put_device(DeviceSpec::sas("rekeyed", &*first).child_of(EDGE));
+    world.hub.put_device(DeviceSpec::sas("stays", &*first).child_of(EDGE));
+    let gateway = world.gateway().await;
+    let mut stays = admitted(&world, "stays", &own(&first, "stays")).await;
+    let mut rekeyed = admitted(&world, "rekeyed", &own(&first, "rekeyed")).await;
     world.hub.put_device(DeviceSpec::sas("rekeyed", &*second).child_of(EDGE));
     closed(&mut rekeyed).await;
     assert_eq!(dismissed(&gateway, "key_replaced").await, 1.0);

@@ -53,6 +53,7 @@ pub(crate) fn aims(figures: &Figures) -> Vec<Aim> {
     all.extend(disk(figures));
     all.extend(cost(figures));
     all.extend(outage(figures));
+    all.extend(flood(figures));
     all
 }
 
@@ -275,6 +276,25 @@ fn outage(figures: &Figures) -> Vec<Aim> {
     ]
 }
 
+/// 512 silent connections at 2 KiB, 24 handshakes at 64 KiB, 4,096 addresses and identities: 4 MiB. The rest is for the
+/// allocator.
+fn flood(figures: &Figures) -> Vec<Aim> {
+    vec![
+        aim(
+            "p99 PUBACK of honest devices in a flood: at most 2x that without it",
+            figures.median("flood/gateway/ratio"),
+            &Bound::AtMost(2.0),
+            times,
+        ),
+        aim(
+            "RSS growth in a flood (its peak above that before it): at most 16 MB",
+            figures.median("flood/gateway/growth_mb"),
+            &Bound::AtMost(16.0),
+            |n| format!("{n:.1} MB"),
+        ),
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -363,6 +383,19 @@ mod tests {
             |backlog| of(&[("memory/gateway/backlog", backlog), ("memory/gateway/growth_mb", 1.0)]);
         assert_eq!(met(&with(1e5), "RSS growth"), None);
         assert_eq!(met(&with(1e6), "RSS growth"), Some(true));
+    }
+
+    #[test]
+    fn both_aims_of_a_flood_have_a_verdict() {
+        for (ratio, growth, expected) in [
+            (2.0, 16.0, (Some(true), Some(true))),
+            (2.01, 1.0, (Some(false), Some(true))),
+            (1.0, 16.1, (Some(true), Some(false))),
+        ] {
+            let all = of(&[("flood/gateway/ratio", ratio), ("flood/gateway/growth_mb", growth)]);
+            let verdicts = (met(&all, "p99 PUBACK of honest"), met(&all, "RSS growth in a flood"));
+            assert_eq!(verdicts, expected, "{ratio} {growth}");
+        }
     }
 
     #[test]

@@ -273,6 +273,34 @@ fn a_clock_that_starts_in_1970_is_taken_for_later_and_refuses_nobody_for_good() 
 }
 
 #[test]
+fn a_clock_that_was_ahead_once_refuses_nobody_after_the_hub_was_heard() {
+    let site = Site::new();
+    let _ = site.scope.replace(vec![entry("d1", AuthKind::CertificateAuthority)], NOW);
+    let bundle = (*site.authenticator.bundle()).clone();
+    let authenticator = Authenticator::new(bundle, Arc::clone(&site.scope), site.clock.clone());
+    let ahead = NOW.plus(DAY * 30);
+    let site = Site { authenticator: authenticator.not_before(ahead), ..site };
+    let leaf = site.leaf("d1");
+    let attempt = || {
+        let claim = device("d1");
+        let attempt = Attempt { claim: &claim, password: None, chain: &leaf };
+        site.authenticator.authenticate(attempt).map(|_| ())
+    };
+    for case in ["after the boot", "the hub is away"] {
+        let refusal = attempt().unwrap_err();
+        assert_eq!((refusal.code as u8, refusal.label), (3, "clock_not_set"), "{case}");
+        let told = ["2027-02-14", "let this gateway reach the hub"];
+        assert!(told.iter().all(|part| refusal.detail.contains(part)), "{case}: {refusal}");
+        site.authenticator.hub_is_reached(false);
+    }
+    site.authenticator.hub_is_reached(true);
+    assert_eq!(attempt(), Ok(()));
+    assert_eq!(site.authenticator.now(), NOW);
+    site.authenticator.hub_is_reached(false);
+    assert_eq!(attempt(), Ok(()), "what the hub has mended stays so");
+}
+
+#[test]
 fn without_certificates_only_tokens_let_in() {
     let mut site = Site::new();
     site.scope.replace(vec![entry("d1", AuthKind::CertificateAuthority)], NOW);
@@ -302,6 +330,26 @@ fn nobody_connects_as_the_gateway_itself() {
 }
 
 #[test]
+fn a_certificate_that_has_ended_was_vouched_for_all_the_same() {
+    let site = Site::new();
+    let anyone = Authority::root("Anyone", Curve::P256, valid()).unwrap();
+    for (authority, from, to, expected) in [
+        (&site.tenant, -10, -5, true),
+        (&site.tenant, 5, 10, true),
+        (&site.tenant, -90_000, -80_000, false),
+        (&anyone, -10, -5, false),
+    ] {
+        let chain = ders(&authority.issue_client("d1", window(from, to)).unwrap().leaf_pem);
+        let claims = [(device("d1"), expected), (device("d2"), false)];
+        for (claim, expected) in claims {
+            let attempt = Attempt { claim: &claim, password: None, chain: &chain };
+            assert!(!site.authenticator.vouches(attempt));
+            assert_eq!(site.authenticator.has_vouched(attempt), expected, "{claim}: {from}..{to}");
+        }
+    }
+}
+
+#[test]
 fn a_trusted_ca_vouches_for_a_name_whatever_the_scope_says() {
     let site = Site::new();
     let anyone = Authority::root("Anyone", Curve::P256, valid()).unwrap();
@@ -319,5 +367,52 @@ fn a_trusted_ca_vouches_for_a_name_whatever_the_scope_says() {
     for (claim, chain, expected) in cases {
         let attempt = Attempt { claim: &claim, password: None, chain };
         assert_eq!(site.authenticator.vouches(attempt), expected, "{claim}, {}", chain.len());
+        assert_eq!(site.authenticator.has_vouched(attempt), expected, "{claim}, {}", chain.len());
+    }
+}
+
+/// Thousands of sessions keep theirs for as long as they last.
+#[test]
+fn of_a_presented_chain_only_what_leads_from_the_leaf_is_kept() {
+    let site = Site::new();
+    let by_ca = entry("d1", AuthKind::CertificateAuthority);
+    site.scope.replace(vec![by_ca], NOW);
+    let policy = site.tenant.intermediate("Policy", Curve::P256, valid()).unwrap();
+    let leaf = ders(&policy.issue_client("d1", valid()).unwrap().leaf_pem);
+    let above = [ders(policy.certificate_pem()), ders(site.tenant.certificate_pem())].concat();
+    let unrelated: Vec<_> = (0..6)
+        .flat_map(|n| {
+            let name = format!("Unrelated {n}");
+            ders(Authority::root(&name, Curve::P256, valid()).unwrap().certificate_pem())
+        })
+        .collect();
+    let bundle =
+        |ca: &Authority| TrustBundle::from_bytes("t", ca.certificate_pem().as_bytes()).unwrap();
+    let kept = |anchor: &Authority, chain: &[CertificateDer<'_>]| {
+        site.authenticator.replace_bundle(bundle(anchor));
+        let claim = device("d1");
+        let attempt = Attempt { claim: &claim, password: None, chain };
+        let admission = site.authenticator.authenticate(attempt).unwrap();
+        let stays = site.authenticator.would_stay(&bundle(&site.tenant), &admission, NOW).is_ok();
+        let Credential::CertificateAuthority { chain, .. } = admission.credential else {
+            panic!("by its CA")
+        };
+        (chain, stays)
+    };
+    let with = |others: &[&[CertificateDer<'static>]]| [&leaf, &others.concat()[..]].concat();
+    for (case, anchor, presented, expected, stays_below_the_root) in [
+        ("the leaf alone", &policy, with(&[]), with(&[]), false),
+        ("six unrelated", &policy, with(&[&unrelated]), with(&[]), false),
+        (
+            "one of its path",
+            &site.tenant,
+            with(&[&unrelated, &above[..1]]),
+            with(&[&above[..1]]),
+            true,
+        ),
+        ("above the anchor", &policy, with(&[&above, &unrelated[..5]]), with(&[&above]), true),
+        ("twice", &site.tenant, with(&[&above[..1], &above[..1]]), with(&[&above[..1]]), true),
+    ] {
+        assert_eq!(kept(anchor, &presented), (expected, stays_below_the_root), "{case}");
     }
 }

@@ -37,6 +37,7 @@ use std::time::Duration;
 use rustls_pki_types::{
     CertificateDer, Der, SignatureVerificationAlgorithm, TrustAnchor, UnixTime,
 };
+use sha2::{Digest as _, Sha256};
 use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, KeyUsage, VerifiedPath};
 use x509_parser::prelude::X509Certificate;
 
@@ -84,6 +85,11 @@ impl Authority {
         })
     }
 
+    /// What stays when a CA renews its certificate: SHA-256 over its name and public key, both DER.
+    fn digest(&self) -> [u8; 32] {
+        Sha256::new().chain_update(&self.subject).chain_update(&self.spki).finalize().into()
+    }
+
     fn as_issuer(&self) -> Issuer<'_> {
         Issuer { name: &self.subject, spki: &self.spki, may_sign_lists: self.may_sign_lists }
     }
@@ -96,18 +102,29 @@ impl TrustBundle {
         chain: &[CertificateDer<'_>],
         now: UnixMillis,
     ) -> Result<VerifiedLeaf, X509Refusal> {
+        self.verify_below(chain, now, now)
+    }
+
+    /// The same, with what was presented judged at `then` and the anchor at `now`: a CA that was renewed after the leaf
+    /// had ended still is the CA that signed it.
+    pub(in crate::auth) fn verify_below(
+        &self,
+        chain: &[CertificateDer<'_>],
+        then: UnixMillis,
+        now: UnixMillis,
+    ) -> Result<VerifiedLeaf, X509Refusal> {
         let (leaf, others) = chain.split_first().ok_or(X509Refusal::NoCertificate)?;
         if chain.len() > CHAIN_MAX {
             return Err(X509Refusal::ChainTooLong(chain.len()));
         }
         // Names and thumbprints are written out for a refusal alone.
         let refused = |e: &webpki::Error| match CertificateInfo::read(leaf) {
-            Ok(info) => refusal(e, &info, now),
+            Ok(info) => refusal(e, &info, then),
             Err(e) => malformed(&e),
         };
         let facts = Element::read(leaf).map_err(|e| malformed(&e))?;
         let end_entity = EndEntityCert::try_from(leaf).map_err(|e| refused(&e))?;
-        judge_leaf(&facts, now)?;
+        judge_leaf(&facts, then)?;
 
         let presented = Presented::sort(facts, others)?;
         let (anchors, places) = self.candidates(&presented);
@@ -136,20 +153,22 @@ impl TrustBundle {
             &algorithms,
             &anchors,
             &presented.usable,
-            UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs())),
+            UnixTime::since_unix_epoch(Duration::from_secs(then.as_secs())),
             ForClients,
             None,
             Some(&judge),
         );
         match verified {
             Ok(path) => {
-                let anchor = &self.entries[place(&path)];
+                let at = place(&path);
+                let (anchor, authority) = (&self.entries[at], &self.authorities[at]);
                 let facts = presented.leaf;
                 Ok(VerifiedLeaf {
                     common_name: facts.common_name.ok_or(X509Refusal::NoCommonName)?,
                     not_before: facts.not_before,
                     not_after: facts.not_after,
                     anchor_sha256: anchor.info.sha256.clone(),
+                    ca_sha256: authority.digest(),
                 })
             }
             Err(_) if barred.borrow().is_some() => {
@@ -158,6 +177,31 @@ impl TrustBundle {
             Err(_) if effort.is_used_up() => Err(X509Refusal::TooComplex),
             Err(e) => Err(presented.instead_of(refused(&e))),
         }
+    }
+
+    /// Of a chain that held, what a later judgement can go by: the leaf, and what was presented that names lead to from
+    /// there. A path through another anchor is among it: a bundle that has the root in place of the tenant CA keeps its
+    /// sessions. What came besides (unrelated, twice, unreadable) is on no path, whatever the bundle.
+    pub(in crate::auth) fn worth_keeping(
+        chain: &[CertificateDer<'_>],
+    ) -> Vec<CertificateDer<'static>> {
+        let Some((leaf, others)) = chain.split_first() else { return Vec::new() };
+        let mut kept = vec![leaf.clone().into_owned()];
+        let presented = Element::read(leaf).ok().map(|leaf| Presented::sort(leaf, others));
+        let Some(Ok(presented)) = presented else { return kept };
+        let mut issuers = vec![presented.leaf.issuer];
+        let mut left: Vec<_> = presented.elements.iter().zip(&presented.usable).collect();
+        while let Some(issuer) = issuers.pop() {
+            left.retain(|(element, der)| {
+                let is_issuer = element.subject == issuer;
+                if is_issuer {
+                    issuers.push(element.issuer);
+                    kept.push((*der).clone().into_owned());
+                }
+                !is_issuer
+            });
+        }
+        kept
     }
 
     /// Takes a certificate revocation list (DER) as well; `source` names it in reports.

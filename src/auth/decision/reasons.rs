@@ -1,4 +1,4 @@
-//! The closed list of reasons for a refused accept, handshake or CONNECT.
+//! The closed list of reasons for a refused accept, handshake or CONNECT, and for a session that is ended.
 //!
 //! Owns: [`REASONS`]: what each label means, what to do, how loud it is. docs/refusals.md is this list, and a test holds the
 //! list to the labels in the code. Must not know: how a refusal came about.
@@ -43,8 +43,9 @@ const UNLISTED: Reason = Reason {
     todo: "report this as a defect",
 };
 
-/// The reason of that label.
+/// The reason of that label. A session ends for what its CONNECT would be refused for by now: the list is the same.
 pub fn reason(stage: Stage, label: &str) -> &'static Reason {
+    let stage = if stage == Stage::Session { Stage::Connect } else { stage };
     REASONS.iter().find(|r| r.stage == stage && r.label == label).unwrap_or(&UNLISTED)
 }
 
@@ -128,8 +129,8 @@ const TOKEN: &str = "Let the device make its token as IoT Hub documents it, with
 #[rustfmt::skip]
 pub const REASONS: &[Reason] = &[
     accept("connections_max", Mend, "as many connections are open as may be", "Raise mqttSettings__ConnectionsMax (and the limit of open files), or find out who opens so many"),
-    accept("address_banned", Mend, "nothing but failures came from its address: it is turned away for a while", "Find out who it is and mend what fails (the refusals before this one tell); the first log-in that succeeds ends it. mqttSettings__BanMaxSecs, mqttSettings__FailedConnectsPerMin"),
-    accept("address_slowed", Mend, "more fails than succeeds from its address, which has clients that are connected", "Find out which device of that site fails (the refusals before this one tell); mqttSettings__FailedConnectsPerMin"),
+    accept("address_banned", Mend, "the gateway is pressed, and nothing but failures came from its address: some of it is turned away for a while", "Find out who it is and mend what fails (the refusals before this one tell); the first log-in that succeeds ends it. mqttSettings__BanMaxSecs, mqttSettings__FailedConnectsPerMin"),
+    accept("address_slowed", Mend, "the gateway is pressed, and more fails than succeeds from its address, which has clients that are connected or were", "Find out which device of that site fails (the refusals before this one tell); mqttSettings__FailedConnectsPerMin"),
     accept("os_error", Mend, "the system could not accept a connection", "Raise the limit of open files (ulimit -n) or look at the kernel's log"),
 
     tls("silent", Noise, "it connected and said nothing", LOOK),

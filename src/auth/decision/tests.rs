@@ -26,6 +26,9 @@ fn no_label_is_twice_in_a_stage_and_each_says_what_to_do() {
         assert_eq!(reason(r.stage, r.label), r);
     }
     assert_eq!(reason(Stage::Tls, "never heard of").label, "unlisted");
+    let session = |label| reason(Stage::Session, label);
+    assert_eq!(session("disabled"), reason(Stage::Connect, "disabled"), "no second list");
+    assert!(REASONS.iter().all(|r| r.stage != Stage::Session));
 }
 
 #[test]

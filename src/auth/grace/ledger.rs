@@ -7,7 +7,7 @@
 //! # The file, version 1
 //!
 //! JSON: `{"version":1,"edge":"EDGE","leafs":[{"device":"d","key":"SHA-256 of the public key, hex","ca":"SHA-256 of the
-//! anchor, hex","not_after_ms":1700000000000}, ...]}`. Nothing in it is secret.
+//! anchor's name and public key, hex","not_after_ms":1700000000000}, ...]}`. Nothing in it is secret.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -34,8 +34,8 @@ const VERSION: u32 = 1;
 pub(in crate::auth) struct Seen {
     /// SHA-256 of its public key.
     pub(in crate::auth) key_sha256: [u8; 32],
-    /// SHA-256 of the CA of the trust bundle, lower-case hex.
-    pub(in crate::auth) anchor_sha256: String,
+    /// SHA-256 of the CA of the trust bundle, its name and public key: a renewed one is the same.
+    pub(in crate::auth) ca_sha256: [u8; 32],
     /// Its end.
     pub(in crate::auth) not_after: UnixMillis,
 }
@@ -137,11 +137,12 @@ impl Ledger {
         &self,
         device: &DeviceId,
         key_sha256: &[u8; 32],
-        anchor_sha256: &str,
+        ca_sha256: &[u8; 32],
     ) -> bool {
-        self.lock().leafs.get(device).is_some_and(|seen| {
-            seen.key_sha256 == *key_sha256 && seen.anchor_sha256 == anchor_sha256
-        })
+        self.lock()
+            .leafs
+            .get(device)
+            .is_some_and(|seen| seen.key_sha256 == *key_sha256 && seen.ca_sha256 == *ca_sha256)
     }
 
     /// Each device with the end of its leaf.
@@ -211,7 +212,7 @@ impl From<(&DeviceId, &Seen)> for StoredLeaf {
         Self {
             device: device.to_string(),
             key: Hex(&seen.key_sha256).to_string(),
-            ca: seen.anchor_sha256.clone(),
+            ca: Hex(&seen.ca_sha256).to_string(),
             not_after_ms: seen.not_after.0,
         }
     }
@@ -220,18 +221,21 @@ impl From<(&DeviceId, &Seen)> for StoredLeaf {
 impl StoredLeaf {
     fn entry(&self) -> Option<(DeviceId, Seen)> {
         let device = DeviceId::parse(&self.device).ok()?;
-        let is_digest =
-            |text: &str| text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
-        if !is_digest(&self.key) || !is_digest(&self.ca) {
-            return None;
-        }
-        let mut key_sha256 = [0; 32];
-        for (at, byte) in key_sha256.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(&self.key[2 * at..2 * at + 2], 16).ok()?;
-        }
+        let (key_sha256, ca_sha256) = (digest(&self.key)?, digest(&self.ca)?);
         let not_after = UnixMillis(self.not_after_ms);
-        Some((device, Seen { key_sha256, anchor_sha256: self.ca.clone(), not_after }))
+        Some((device, Seen { key_sha256, ca_sha256, not_after }))
     }
+}
+
+fn digest(hex: &str) -> Option<[u8; 32]> {
+    if hex.len() != 64 || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    let mut bytes = [0; 32];
+    for (at, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).ok()?;
+    }
+    Some(bytes)
 }
 
 struct Hex<'b>(&'b [u8]);

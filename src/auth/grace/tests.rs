@@ -10,7 +10,7 @@ use crate::auth::testing::{NOW, StillClock, ders, window};
 use crate::auth::{
     Admission, Attempt, AuthKind, Authenticator, Credential, Scope, ScopeEntry, Status, TrustBundle,
 };
-use crate::certs::{Authority, Curve};
+use crate::certs::{Authority, Curve, Window};
 use crate::identity::{ClientName, DeviceId};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -161,6 +161,34 @@ fn while_the_hub_is_reached_a_session_has_the_time_to_renew_after_its_leaf_ends(
 }
 
 #[test]
+fn an_uplink_that_flaps_keeps_no_ended_leaf() {
+    let second = Duration::from_secs(1);
+    let away_after = Policy::default().away_after;
+    // Every 29 minutes it breaks for so long; the leaf has ended in round 50, and in round 51 the time to renew, if the
+    // rounds count together.
+    for (breaks_for, leaves) in [(second, true), (away_after - second, true), (away_after, false)] {
+        let site = Site::new(Duration::ZERO);
+        let live = site.log_in("d1", &site.leaf("d1")).unwrap();
+        let mut left = None;
+        for round in 1..=60 {
+            site.clock.pass(Duration::from_secs(29 * 60));
+            site.outage(breaks_for);
+            assert_eq!(
+                site.standing(&live),
+                Ok(()),
+                "{breaks_for:?}: while it is away nobody leaves"
+            );
+            site.authenticator.hub_is_reached(true);
+            if site.standing(&live).is_err() {
+                left = Some(round);
+                break;
+            }
+        }
+        assert_eq!(left, leaves.then_some(51), "breaks for {breaks_for:?}");
+    }
+}
+
+#[test]
 fn grace_is_for_this_device_with_this_key_by_this_ca_and_in_an_outage_alone() {
     let site = Site::new(14 * 24 * HOUR);
     let known = site.leaf("d1");
@@ -206,6 +234,46 @@ fn a_tenant_ca_may_be_rotated_within_an_outage() {
     assert!(site.label("d1", &leaf).is_err());
     let renewed = ders(&new.issue_client("d1", window(0, 3 * DAY_SECS)).unwrap().leaf_pem);
     assert_eq!(site.label("d1", &renewed), Ok("certificate_authority"));
+}
+
+/// The same CA (name and key) with a new certificate.
+fn renewed(ca: &Authority, window: Window) -> String {
+    let key = rcgen::KeyPair::from_pem(&ca.key_pem()).unwrap();
+    let info = CertificateInfo::read(&ders(ca.certificate_pem())[0]).unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(rcgen::DnType::CommonName, info.common_name.unwrap());
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let at =
+        |time: UnixMillis| rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(time.as_secs());
+    (params.not_before, params.not_after) = (at(window.not_before), at(window.not_after));
+    params.self_signed(&key).unwrap().pem()
+}
+
+#[test]
+fn a_ca_that_was_renewed_after_a_leaf_had_ended_spares_it_as_the_old_one_did() {
+    let site = Site::new(72 * HOUR);
+    let leaf = site.leaf("d1");
+    let live = site.log_in("d1", &leaf).unwrap();
+    site.outage(30 * HOUR);
+    assert_eq!((site.standing(&live), site.label("d1", &leaf)), (Ok(()), Ok("grace")));
+    let hours = |hours: i64| hours * 3600;
+    let (old, stranger) = (site.tenant.certificate_pem().to_owned(), tenant("Tenant"));
+    let of = |ca: &Authority, from, to| renewed(ca, window(hours(from), hours(to)));
+    let new = of(&site.tenant, 26, 9000);
+    let same = (Ok(()), Ok("grace"));
+    for (case, pem, expected) in [
+        ("in its place", new.clone(), same),
+        ("beside it", [new.clone(), old.clone()].concat(), same),
+        ("beside it, after it", [old, new].concat(), same),
+        ("not valid yet", of(&site.tenant, 31, 9000), (Err("ca_not_valid"), Err("expired"))),
+        ("ended already", of(&site.tenant, 26, 29), (Err("ca_not_valid"), Err("expired"))),
+        ("another key", of(&stranger, 26, 9000), (Err("bad_signature"), Err("expired"))),
+    ] {
+        let bundle = TrustBundle::from_bytes("t", pem.as_bytes()).unwrap();
+        site.authenticator.replace_bundle(bundle);
+        assert_eq!((site.standing(&live), site.label("d1", &leaf)), expected, "{case}");
+    }
 }
 
 #[test]
@@ -274,19 +342,17 @@ fn a_ledger_keeps_what_a_grace_can_serve_and_is_set_aside_when_it_is_damaged() {
 #[test]
 fn a_full_ledger_gives_up_what_ends_first() {
     let ledger = Ledger::default();
-    let seen = |end: u64| Seen {
-        key_sha256: [1; 32],
-        anchor_sha256: "a".into(),
-        not_after: UnixMillis(end),
-    };
+    let seen =
+        |end: u64| Seen { key_sha256: [1; 32], ca_sha256: [2; 32], not_after: UnixMillis(end) };
     for n in 0..DEVICES_MAX as u64 {
         ledger.note(&id(&format!("d{n}")), seen(1000 + n));
     }
     ledger.note(&id("new"), seen(5));
     ledger.note(&id("d7"), seen(6));
     assert_eq!(ledger.ends().len(), DEVICES_MAX);
-    assert!(!ledger.knows(&id("d0"), &[1; 32], "a"), "it ended first");
-    assert!(ledger.knows(&id("new"), &[1; 32], "a") && ledger.knows(&id("d7"), &[1; 32], "a"));
+    assert!(!ledger.knows(&id("d0"), &[1; 32], &[2; 32]), "it ended first");
+    let knows = |device: &str| ledger.knows(&id(device), &[1; 32], &[2; 32]);
+    assert!(knows("new") && knows("d7"));
 }
 
 #[test]
@@ -326,4 +392,14 @@ fn the_horizon_is_of_those_who_are_here_and_those_who_were() {
     let horizon = site.authenticator.horizon(&[]);
     assert_eq!((horizon.devices, horizon.expired, horizon.next), (2, 2, None));
     assert!(site.authenticator.is_hub_away());
+}
+
+#[test]
+fn the_horizon_goes_by_the_grace_that_is_configured() {
+    for (grace, expected) in [(Duration::ZERO, (0, 1)), (2 * HOUR, (0, 0))] {
+        let site = Site::new(grace);
+        let live = Arc::new(site.log_in("d1", &site.leaf("d1")).unwrap());
+        let horizon = site.authenticator.horizon(&[live]);
+        assert_eq!((horizon.expired, horizon.within_day), expected, "a grace of {grace:?}");
+    }
 }

@@ -198,7 +198,7 @@ pub(super) fn unlock(sealed: &Sealed, key: &DataKey) -> Option<HashMap<ClientNam
     for keys in stored {
         let name = name_of(&keys.device, keys.module.as_deref()).ok()?;
         let (primary, secondary) = (signer(keys.primary), signer(keys.secondary));
-        found.insert(name, SymmetricKeys { primary, secondary });
+        found.insert(name, SymmetricKeys { primary, secondary, is_told: true });
     }
     Some(found)
 }

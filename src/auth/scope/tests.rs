@@ -1,5 +1,7 @@
 //! The scope's states, its file, and auth chains.
 
+mod date;
+
 use std::os::unix::fs::PermissionsExt as _;
 
 use super::*;
@@ -41,7 +43,7 @@ const PRIMARY: &str = "cHJpbWFyeSBrZXkgb2YgYSBkZXZpY2U=";
 const SECONDARY: &str = "c2Vjb25kYXJ5IGtleSBvZiBhIGRldmljZQ==";
 
 fn sas(id: &str) -> ScopeEntry {
-    let keys = SymmetricKeys { primary: key(PRIMARY), secondary: key(SECONDARY) };
+    let keys = SymmetricKeys { primary: key(PRIMARY), secondary: key(SECONDARY), is_told: true };
     ScopeEntry { auth: AuthKind::Sas { keys }, ..leaf(id) }
 }
 
@@ -320,7 +322,9 @@ fn while_the_seal_is_not_opened_the_hub_s_word_counts_and_the_file_stays() {
     // One was re-keyed meanwhile, one is gone; of the third nothing new was said.
     let (scope, _) = Scope::load(&path, edge());
     let rekeyed = ScopeEntry {
-        auth: AuthKind::Sas { keys: SymmetricKeys { primary: key("bmV3"), secondary: None } },
+        auth: AuthKind::Sas {
+            keys: SymmetricKeys { primary: key("bmV3"), secondary: None, is_told: true },
+        },
         ..leaf("a")
     };
     let replaced = scope.merge_one(answer(device("a"), vec![rekeyed.clone()]), NOW);

@@ -34,7 +34,11 @@ fn key() -> KeySigner {
 }
 
 fn keys(primary: &KeySigner, secondary: Option<&KeySigner>) -> AuthKind {
-    let keys = SymmetricKeys { primary: Some(primary.clone()), secondary: secondary.cloned() };
+    let keys = SymmetricKeys {
+        primary: Some(primary.clone()),
+        secondary: secondary.cloned(),
+        is_told: true,
+    };
     AuthKind::Sas { keys }
 }
 
@@ -72,12 +76,16 @@ struct Site {
 
 impl Site {
     fn new(entries: Vec<ScopeEntry>) -> Self {
+        let hosts = vec![HUB.into(), GATEWAY.into()];
+        Self::by(entries, Policy { hosts, ..Policy::default() })
+    }
+
+    fn by(entries: Vec<ScopeEntry>, policy: Policy) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let edge = DeviceId::parse("edge1").unwrap();
         let scope = Arc::new(Scope::load(folder.path().join("scope.json"), edge).0);
         let _ = scope.replace(entries, NOW);
         let clock = StillClock::at(NOW);
-        let policy = Policy { hosts: vec![HUB.into(), GATEWAY.into()], ..Policy::default() };
         let authenticator =
             Authenticator::new(TrustBundle::empty(), Arc::clone(&scope), clock.clone()).by(policy);
         Self { _folder: folder, scope, clock, authenticator }
@@ -163,7 +171,10 @@ fn a_device_logs_in_with_either_key_for_either_host() {
     let bytes = Attempt { claim: &claim, password: Some(&[0xff, 0xfe]), chain: &[] };
     assert_eq!(site.authenticator.authenticate(bytes).unwrap_err().label, "sas_not_a_token");
     let refused = site.admit("d1", &token(&first, "evil.example/devices/d1", 60)).unwrap_err();
-    assert!(refused.detail.contains("hub.example or gw.example"), "{refused}");
+    assert!(
+        refused.detail.contains("hub.example/devices/d1 or gw.example/devices/d1"),
+        "{refused}"
+    );
 }
 
 #[test]
@@ -309,6 +320,39 @@ fn a_session_by_token_ends_with_its_key_or_its_registration() {
 }
 
 #[test]
+fn a_module_with_keys_of_its_own_waits_for_none_that_its_device_does_not_have() {
+    let (own, next, device) = (key(), key(), key());
+    let none = |is_told| AuthKind::Sas { keys: SymmetricKeys { is_told, ..Default::default() } };
+    let of = |key: &KeySigner| token(key, "hub.example/devices/d1/modules/m", 3600);
+    let all = |auth, own: &KeySigner| vec![entry("d1", auth), entry("d1/m", keys(own, None))];
+    for (case, auth, wrong) in [
+        ("the hub has none for the device", none(true), no("sas_signature")),
+        ("they are sealed, or have not come", none(false), Err((3, "keys_unknown"))),
+        ("they are there", keys(&device, None), no("sas_signature")),
+    ] {
+        let site = Site::new(all(auth.clone(), &own));
+        assert_eq!(site.log_in("d1/m", &of(&key())), wrong, "{case}");
+        let session = site.admit("d1/m", &of(&own)).unwrap();
+        let standing = || {
+            let now = site.authenticator.now();
+            site.authenticator.judge_standing(&session, now).map_err(|refusal| refusal.label)
+        };
+        assert_eq!(standing(), Ok(()), "{case}");
+        let _ = site.scope.replace(all(auth, &next), NOW);
+        assert_eq!(standing(), Err("key_replaced"), "{case}");
+        let _ = site.scope.replace(all(keys(&own, None), &next), NOW);
+        assert_eq!(
+            standing(),
+            Err("key_replaced"),
+            "{case}: the device has it now, the module not"
+        );
+    }
+    // Its own keys are not known: they might have signed.
+    let site = Site::new(vec![entry("d1", none(true)), entry("d1/m", none(false))]);
+    assert_eq!(site.log_in("d1/m", &of(&own)), Err((3, "keys_unknown")));
+}
+
+#[test]
 fn a_session_by_token_ends_with_the_token() {
     let first = key();
     let site = Site::new(vec![entry("d1", keys(&first, None))]);
@@ -325,4 +369,31 @@ fn a_session_by_token_ends_with_the_token() {
     site.clock.pass(Duration::from_secs(1));
     assert_eq!(standing(&device), Err("sas_expired"));
     assert_eq!(site.admit("d1", &token).unwrap_err().code, RefusalCode::NotAuthorized);
+}
+
+#[test]
+fn a_token_for_somebody_else_is_told_what_it_names_and_what_it_is_to_name() {
+    let first = key();
+    let site = Site::by(
+        vec![entry("d1", keys(&first, None))],
+        Policy { hosts: vec![HUB.into(), "Hub.Example".into()], ..Policy::default() },
+    );
+    let long = format!("{}/devices/d2", "h".repeat(1000));
+    for (case, resource, named) in [
+        ("host", "evil.example/devices/d1", "it names evil.example;"),
+        ("host, encoded", "evil.example%2Fdevices%2Fd1", "it names evil.example;"),
+        ("identity", "hub.example/devices/d2", "it names hub.example/devices/d2;"),
+        ("encoded twice", "hub.example%2Fdevices%2Fa%252Bb", "it names hub.example/devices/a+b;"),
+        ("the hub", HUB, "it names hub.example;"),
+        ("no text", "hub.example%0A%1b[31m", "it names hub.example\\n\\u{1b}[31m;"),
+        ("hidden parts", "hub.example%26sig%3DAAAA", "it names hub.example;"),
+        ("hidden twice", "hub.example%2526sig%253DAAAA", "it names hub.example;"),
+        ("long", &*long, "it names hhhh"),
+    ] {
+        let refusal = site.admit("d1", &token(&first, resource, 60)).unwrap_err();
+        let detail = refusal.detail;
+        assert!(detail.contains(named) && !detail.contains("AAAA"), "{case}: {detail}");
+        assert!(detail.ends_with("; make it for hub.example/devices/d1"), "{case}: {detail}");
+        assert!(detail.len() < 500, "{case}: {detail}");
+    }
 }

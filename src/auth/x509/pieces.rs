@@ -9,7 +9,7 @@
 //! `.p7b` are not looked at, as in `openssl pkcs7 -print_certs`: a bundle's file vouches for itself by where it lies.
 
 use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::pem::{self, PemObject};
 use x509_parser::asn1_rs::{Any, Class, FromDer as _, Header, Tag};
 
 /// Most pieces of a file: four times the entries of a bundle. What follows is one piece more, with these words.
@@ -86,7 +86,12 @@ fn pem_pieces(part: &str, pieces: &mut Vec<Piece>) {
     match CertificateDer::from_pem_slice(format!("{BEGIN}CERTIFICATE{rest}").as_bytes()) {
         Ok(der) => der_pieces(&der, pieces),
         Err(e) => {
-            let words = format!("its PEM block is damaged or cut off ({e:?}): export it again");
+            let why = match e {
+                pem::Error::MissingSectionEnd { .. } => "it has no END line",
+                pem::Error::Base64Decode(_) => "it is not base64",
+                _ => "its lines are not those of PEM",
+            };
+            let words = format!("its PEM block is damaged or cut off ({why}): export it again");
             pieces.push(Piece::Unusable(words));
         }
     }

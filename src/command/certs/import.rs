@@ -2,13 +2,13 @@
 //!
 //! Owns: what comes in, what is new, and what is told. What serves as an anchor is the gateway's own judgement
 //! ([`TrustBundle`]). Invariants: the bundle is replaced whole or not at all, and what it had stays, lists and comments too;
-//! no key gets into it. Must not know: the gateway, which takes a new bundle up by itself.
+//! no key gets into it; a file that holds a key, or no certificate at all, is not replaced. Must not know: the gateway, which takes a new bundle up by itself.
 
 use std::collections::{HashMap, HashSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::ImportArgs;
 use super::listing::{self, Shown};
@@ -24,15 +24,15 @@ use crate::command::{CommandError, End};
 /// The label of a revocation list in PEM (RFC 7468 section 6).
 const LIST: &str = "X509 CRL";
 
+/// With what the label of every private key in PEM ends.
+const KEY: &[u8] = b"PRIVATE KEY-----";
+
 pub(super) fn run(
     args: &ImportArgs,
     now: UnixMillis,
     out: &mut dyn Write,
 ) -> Result<End, CommandError> {
-    let before = match args.replace {
-        true => Before::default(),
-        false => Before::read(&args.out)?,
-    };
+    let before = Before::read(&args.out, args.replace)?;
     let known: Vec<&Path> = before.path.iter().map(PathBuf::as_path).collect();
     let files: Vec<&Path> = args.files.iter().map(PathBuf::as_path).collect();
     let all = [known, files].concat();
@@ -122,19 +122,19 @@ struct Before {
 }
 
 impl Before {
-    fn read(path: &Path) -> Result<Self, CommandError> {
+    /// `replace`: nothing of it stays, but what is no bundle is not replaced either.
+    fn read(path: &Path, replace: bool) -> Result<Self, CommandError> {
         if !path.try_exists().unwrap_or(true) {
             return Ok(Self::default());
         }
         let bytes = read(path)?;
-        if bytes.is_empty() {
+        if bytes.trim_ascii().is_empty() {
             return Ok(Self::default());
         }
         let pieces = x509::split(&bytes);
-        if pieces.iter().any(|piece| matches!(piece, Piece::PrivateKey)) {
-            let text =
-                format!("{} holds a private key: take it out of the bundle first", path.display());
-            return Err(CommandError::Usage(text));
+        is_bundle(path, &bytes, &pieces)?;
+        if replace {
+            return Ok(Self::default());
         }
         let bundle = TrustBundle::load(&[path]).map_err(|e| {
             let text = format!("{e}; correct {} first, or say --replace", path.display());
@@ -152,6 +152,37 @@ impl Before {
         let lists = pieces.into_iter().filter_map(list).collect();
         Ok(Self { path: Some(path.to_owned()), text, anchors, lists, refused })
     }
+}
+
+/// Whether a file may be written again: what else it is would be lost, a key for good.
+fn is_bundle(path: &Path, bytes: &[u8], pieces: &[Piece]) -> Result<(), CommandError> {
+    let path = path.display();
+    let is_key = |piece: &Piece| match piece {
+        Piece::PrivateKey => true,
+        // DER is taken for a certificate until somebody reads it.
+        Piece::Certificate(der) => PrivateKeyDer::try_from(der.as_ref()).is_ok(),
+        Piece::RevocationList(_) | Piece::Unusable(_) => false,
+    };
+    // Behind the last piece that is looked at there may be one, too.
+    let named = bytes.windows(KEY.len()).any(|part| part == KEY);
+    if named || pieces.iter().any(is_key) {
+        let text = format!(
+            "{path} holds a private key and stays as it is: name the bundle with --out, or take the key out of it first"
+        );
+        return Err(CommandError::Usage(text));
+    }
+    let is_public = |piece: &Piece| match piece {
+        Piece::Certificate(der) => CertificateInfo::read(der).is_ok(),
+        Piece::RevocationList(_) => true,
+        Piece::PrivateKey | Piece::Unusable(_) => false,
+    };
+    if !pieces.iter().any(is_public) {
+        let text = format!(
+            "{path} has no certificate that can be read and stays as it is: name the bundle with --out, or move the file away first"
+        );
+        return Err(CommandError::Usage(text));
+    }
+    Ok(())
 }
 
 fn list(piece: Piece) -> Option<Vec<u8>> {

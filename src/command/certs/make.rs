@@ -88,13 +88,14 @@ pub(super) fn server(
     out: &mut dyn Write,
 ) -> Result<End, CommandError> {
     stem(&args.stem)?;
-    for name in &args.names {
+    let all: Vec<&String> = args.names.iter().chain(&args.gateway_names).collect();
+    for name in &all {
         host(name)?;
     }
     let ca = load(&args.place, &args.ca, now)?;
     let is_ip = |name: &&String| name.parse::<IpAddr>().is_ok();
-    let ips: Vec<IpAddr> = args.names.iter().filter_map(|name| name.parse().ok()).collect();
-    let names: Vec<&str> = args.names.iter().filter(|n| !is_ip(n)).map(String::as_str).collect();
+    let ips: Vec<IpAddr> = all.iter().filter_map(|name| name.parse().ok()).collect();
+    let names: Vec<&str> = all.into_iter().filter(|n| !is_ip(n)).map(String::as_str).collect();
     let server = ca.issue_server(&names, &ips, window(&ca, now, args.days))?;
     let files = server.write_to_folder(&args.place.out, &args.stem, args.place.force)?;
     if !names.iter().any(|name| name.contains('.')) {
@@ -162,7 +163,12 @@ pub(super) fn proof(
     let ca = load(&args.place, &args.ca, now)?;
     let proof = ca.issue_client(code, window(&ca, now, PROOF_DAYS))?;
     let name = args.ca.rsplit('/').next().unwrap_or(&args.ca);
-    tell(out, &proof.write_proof(&args.place.out, &format!("{name}.proof"), args.place.force)?)
+    let files = proof.write_proof(&args.place.out, &format!("{name}.proof"), args.place.force)?;
+    let ca = ca.name();
+    note(&format!(
+        "upload it in the Azure portal: IoT Hub (or DPS) -> Certificates -> {ca} -> Verify"
+    ));
+    tell(out, &files)
 }
 
 /// A CA of the folder, or of a path.

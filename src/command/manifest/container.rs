@@ -93,11 +93,6 @@ fn health(options: &Object, env: &Variables, found: &mut Findings) {
     if kind == Some("NONE") {
         return;
     }
-    if kind == Some("CMD-SHELL") {
-        let what =
-            "createOptions: Healthcheck wants a shell, which the image has not: it always fails";
-        found.warning(HUB, what, "take Healthcheck out: the image asks `sphere-gateway health`");
-    }
     let port = |name: &str| env.get(name).and_then(|port| port.parse::<u16>().ok());
     let what = match port("metrics__listener__port") {
         Some(0) => "metrics__listener__port is 0, any free port: the health check cannot find it",

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use super::Front;
 use crate::auth::{self, Admission, Attempt, Question};
 use crate::front::door::Pass;
+use crate::front::limits::conduct::Cost;
 use crate::mqtt::packet::ConnectReturnCode;
 use crate::session::Refusal;
 
@@ -32,6 +33,16 @@ pub(super) async fn judge(
     }
     let _turn = pass.turn().await;
     front.authenticator.authenticate(attempt)
+}
+
+/// What a refused attempt counts for. A device whose certificate has ended, or that is disabled or not registered, is no
+/// attacker: a site has many of them after an outage, and they come back until somebody mends it.
+pub(super) async fn cost(front: &Front, attempt: Attempt<'_>, pass: &Pass) -> Cost {
+    let _turn = pass.turn().await;
+    match front.authenticator.has_vouched(attempt) {
+        true => Cost::Nothing,
+        false => Cost::Handshake,
+    }
 }
 
 /// The same refusal as the session answers it.

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 
 use tracing::{info, warn};
 
+use crate::auth::decision;
+use crate::auth::x509::CertificateInfo;
 use crate::auth::{Admission, Credential, x509};
 use crate::front::roster::{Leave, Seat};
 use crate::metrics::Metrics;
@@ -34,5 +36,25 @@ pub(super) fn departure(seat: Option<&Seat>) -> CloseReason {
             let detail = "a newer connection of the same identity took over";
             CloseReason::peer("displaced", detail)
         }
+    }
+}
+
+/// By what its client was let in, if the session ends because that no longer counts.
+pub(super) fn dismissed<'s>(seat: Option<&'s Seat>, reason: &CloseReason) -> Option<&'s Admission> {
+    let seat = seat?;
+    // One that was asked to leave may have ended by itself before it could.
+    match seat.why_leave() {
+        Some(Leave::NotAdmitted(refusal)) if refusal.label == reason.label => {
+            Some(seat.admission())
+        }
+        _ => None,
+    }
+}
+
+/// The leaf that it was let in by, if that is kept.
+pub(super) fn leaf(admission: &Admission) -> Option<Box<CertificateInfo>> {
+    match &admission.credential {
+        Credential::CertificateAuthority { chain, .. } => decision::facts(chain),
+        Credential::Token { .. } | Credential::Thumbprint { .. } => None,
     }
 }

@@ -40,6 +40,12 @@ impl World {
         self.door.enter(([192, 0, 2, address], 4711).into(), &self.stop)
     }
 
+    /// Somebody waits for a turn, and goes on waiting.
+    fn press(&self) {
+        self.door.lock().pressure.waits(self.clock.monotonic());
+        self.pass(Duration::from_millis(100));
+    }
+
     fn pass(&self, duration: Duration) {
         *self.clock.0.lock().unwrap() += duration;
     }
@@ -81,15 +87,19 @@ fn silent_peers_make_room_and_who_logged_in_never_does() {
 #[test]
 fn an_address_that_only_fails_is_turned_away_and_one_that_succeeds_is_not() {
     let world = World::new(10_000);
-    let fail = |address| {
-        (0..1000).map_while(|_| world.enter(address).ok().map(|pass| pass.failed())).count()
+    let fail = |address, cost| {
+        (0..1000).map_while(|_| world.enter(address).ok().map(|pass| pass.failed(cost))).count()
     };
-    assert_eq!(fail(1), 60);
+    assert_eq!(fail(1, Cost::Handshake), 1000, "nobody has to wait for it");
+    world.press();
+    assert_eq!(fail(4, Cost::Nothing), 1000);
+    assert_eq!(fail(3, Cost::Handshake), 60 + 5, "and what it had saved of its share");
+    assert_eq!(fail(1, Cost::Handshake), 1 + 5, "what it did before counts");
     assert_eq!(world.enter(1).err(), Some(Closed::Banned(Duration::from_secs(1))));
     assert!(world.metrics.render().contains("sphere_gateway_addresses_banned"));
     let mut device = world.enter(2).unwrap();
     device.log_in(&who("d")).unwrap();
-    assert!(fail(2) >= 60);
+    assert!(fail(2, Cost::Handshake) >= 60);
     assert!(matches!(world.enter(2).err(), Some(Closed::Slowed(_))));
     world.pass(Duration::from_secs(1));
     assert!(world.enter(1).is_ok() && world.enter(2).is_ok());
@@ -138,4 +148,45 @@ async fn a_handshake_computes_only_in_its_turn_and_holds_none_while_it_waits() {
     assert!(futures_util::poll!(&mut another).is_ready());
     drop(shaking);
     assert_eq!(steps, 1);
+}
+
+#[tokio::test]
+async fn who_waits_for_a_turn_is_pressure_until_it_has_it_or_gives_up() {
+    let world = World::new(10);
+    let pass = world.enter(1).unwrap();
+    let is_pressed = || world.door.lock().is_pressed(10, world.clock.monotonic());
+    let held = pass.turn().await;
+    world.pass(Duration::from_secs(1));
+    assert!(!is_pressed(), "nobody waits");
+    let mut waits = Box::pin(pass.turn());
+    let mut steps = Box::pin(pass.in_turns(std::future::pending::<()>()));
+    assert!(futures_util::poll!(&mut waits).is_pending());
+    assert!(futures_util::poll!(&mut steps).is_pending());
+    world.pass(Duration::from_millis(99));
+    assert!(!is_pressed());
+    world.pass(Duration::from_millis(1));
+    assert!(is_pressed());
+    drop(held);
+    drop(waits);
+    assert!(
+        futures_util::poll!(&mut steps).is_pending(),
+        "it has had its turn, and waits for its peer"
+    );
+    world.pass(Duration::from_secs(10));
+    assert!(!is_pressed());
+    drop(steps);
+}
+
+#[test]
+fn strangers_who_hold_most_of_the_places_are_pressure() {
+    let world = World::new(10);
+    let is_pressed = || world.door.lock().is_pressed(10, world.clock.monotonic());
+    let mut device = world.enter(1).unwrap();
+    device.log_in(&who("d")).unwrap();
+    let strangers: Vec<Pass> = (0..4).map(|_| world.enter(2).unwrap()).collect();
+    assert!(!is_pressed(), "four of nine");
+    let fifth = world.enter(2).unwrap();
+    assert!(is_pressed());
+    drop((fifth, strangers));
+    assert!(!is_pressed());
 }

@@ -1,27 +1,30 @@
 //! How much of this gateway one address or one identity may take before others would notice.
 //!
 //! ```text
-//!  accept --> [conduct]: is the address banned? --> [strangers]: is there room, and who makes it?
+//!  accept --> [pressure], then [conduct]: is the address banned? --> [strangers]: is there room, and who makes it?
 //!                ^ failed, admitted                      | first byte, TLS (in turns), CONNECT
 //!                '---------------------------------------+--> [log_ins]: does the identity come too often?
 //!                                                                 '--> admitted: [bucket::Pace] of its packets
 //! ```
 //!
-//! Owns: [`Config`] and the four machines. They are pure: time is handed in, verdicts come out; [`super::door`] drives them.
+//! Owns: [`Config`] and the five machines. They are pure: time is handed in, verdicts come out; [`super::door`] drives them.
 //! Must not know: sockets, the runtime, MQTT.
 //!
 //! # What an honest site must not feel
 //! A site may sit behind one router (or a container network that shows all devices as one address): 1,000 devices come back
 //! from one address within a second after an outage. So nothing here bounds how many connections or log-ins *succeed* from an
 //! address; there are bounds for what fails, for who has not logged in yet (only when there is no room left), and for one
-//! identity that comes again and again. Loopback and container networks are not exempt: an address proves nothing, and whoever
-//! succeeds is never banned.
+//! identity that comes again and again. Nor is an
+//! address ever turned away as a whole: see [`conduct`]. Loopback and container networks are not exempt: an address proves
+//! nothing, and whoever succeeds is never banned.
 //!
 //! # Napkin
 //! A full handshake costs 3 to 8 ms of a core of a Raspberry Pi 4 (P-256: one signature of ours, one of theirs checked).
-//! 1,000 devices on three of its cores: 1 to 3 s. An address without a success has 120 failures, then 10 a ban of up to 60 s:
-//! 80 ms of a core a minute; handshakes run on all cores but one, so 1,000 such addresses still leave one for those that are in.
-//! Memory: 4,096 addresses of 120 bytes, 4,096 identities of 250 bytes: 1.5 MiB. A connection that has said nothing costs
+//! 1,000 devices on three of its cores: 1 to 3 s. An address without a success has, while the gateway is pressed, 120 failures,
+//! then 10 a ban of up to 60 s, and a quarter of the turns: three quarters of a core. Handshakes run on all cores but one, so
+//! however many addresses there are, one is left for those that are in. What is no ClientHello costs 20 us: 1,000 a second
+//! are 2 % of a core.
+//! Memory: 4,096 addresses of 160 bytes, 4,096 identities of 250 bytes: 1.5 MiB. A connection that has said nothing costs
 //! its task and socket, 2 KiB; its TLS state (10 to 64 KiB) is made with its first byte. Maximal packets: who has not logged in
 //! holds at most the 64 KiB of a CONNECT; a client holds, beside the store's budget, one packet half received (256 KiB) and
 //! one and 64 KiB on their way: 600 KiB, so 100 clients at most 60 MiB. It takes as many devices to use that up.
@@ -29,7 +32,8 @@
 pub(super) mod bucket;
 pub(super) mod conduct;
 pub(super) mod log_ins;
-mod source;
+pub(super) mod pressure;
+pub(crate) mod source;
 pub(super) mod strangers;
 
 use std::time::Duration;
@@ -41,7 +45,7 @@ pub(super) use self::source::Source;
 pub struct Config {
     /// Handshakes and log-ins of one address that may fail in a minute.
     pub failures_per_min: u32,
-    /// Longest time for which an address that only fails is turned away. Zero = never.
+    /// Longest time for which an address that only fails is held back under pressure. Zero = never.
     pub ban_max: Duration,
     /// Log-ins of one identity in a minute, after the first 30.
     pub log_ins_per_min: u32,

@@ -7,13 +7,13 @@ use std::net::{IpAddr, Ipv6Addr};
 
 /// One source of connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(in crate::front) struct Source(IpAddr);
+pub(crate) struct Source(IpAddr);
 
 /// The bits of an IPv6 address that one network has in common.
 const NETWORK: u128 = !0 << 64;
 
 impl Source {
-    pub(in crate::front) fn of(ip: IpAddr) -> Self {
+    pub(crate) fn of(ip: IpAddr) -> Self {
         Self(match ip.to_canonical() {
             IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & NETWORK)),
             v4 => v4,

@@ -131,6 +131,17 @@ pub enum ServerIdentityError {
         /// Where the leaf is, from 1.
         place: usize,
     },
+    /// As [`Self::LeafNotFirst`], told by the certificates alone.
+    #[error(
+        "the server's chain is out of order: #1 is {first}, which signs others; the server's own certificate is #{place} of \
+         the file; put that one first, then the CA that signed it, and so on"
+    )]
+    CaFirst {
+        /// What is first.
+        first: String,
+        /// Where the leaf is, from 1.
+        place: usize,
+    },
     /// Key and certificate do not belong together.
     #[error(
         "the server's private key does not belong to its certificate {subject}: give the key that was made with it"
@@ -252,7 +263,7 @@ impl ServerChain {
         gateway_name: Option<&str>,
         now: UnixMillis,
     ) -> Result<Self, ServerIdentityError> {
-        check_order(&infos)?;
+        check_order(&certificates, &infos)?;
         let mut warnings = Vec::new();
         check_signatures(&certificates, &infos, &mut warnings)?;
         check_validity(&infos, now, &mut warnings);
@@ -335,11 +346,17 @@ fn certified_key(
 }
 
 /// Each certificate is followed by its issuer.
-fn check_order(infos: &[CertificateInfo]) -> Result<(), ServerIdentityError> {
+fn check_order(
+    certificates: &[CertificateDer<'_>],
+    infos: &[CertificateInfo],
+) -> Result<(), ServerIdentityError> {
     for (index, pair) in infos.windows(2).enumerate() {
         let (this, next) = (&pair[0], &pair[1]);
         if this.issuer == next.subject {
             continue;
+        }
+        if let Some(place) = later_leaf(certificates, infos) {
+            return Err(ServerIdentityError::CaFirst { first: infos[0].subject.clone(), place });
         }
         let place = index + 1;
         let issuer = this.issuer.clone();
@@ -352,6 +369,20 @@ fn check_order(infos: &[CertificateInfo]) -> Result<(), ServerIdentityError> {
         });
     }
     Ok(())
+}
+
+/// Where the leaf is, from 1, if the first certificate is a CA's: what is no CA, else what signed none of the others.
+fn later_leaf(certificates: &[CertificateDer<'_>], infos: &[CertificateInfo]) -> Option<usize> {
+    let signs = |at: usize| {
+        let by_it = |c: &CertificateInfo| !c.self_issued && c.issuer == infos[at].subject;
+        infos.iter().any(by_it)
+    };
+    if !signs(0) && !x509::is_ca(&certificates[0]) {
+        return None;
+    }
+    let later = 1..infos.len();
+    let leaf = later.clone().find(|at| !signs(*at) && !x509::is_ca(&certificates[*at]));
+    leaf.or_else(|| later.clone().find(|at| !signs(*at))).map(|at| at + 1)
 }
 
 /// Signatures and usages, as a strict client would check them if it trusted the last certificate of the chain.

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::auth::decision::Stage;
-use crate::auth::testing::{NOW, admitted};
+use crate::auth::testing::{NOW, StillClock, admitted};
 use crate::identity::{ClientName, DeviceId};
 
 const BYTES_MAX: u64 = 64 * 1024;
@@ -39,6 +39,23 @@ fn metrics() -> Arc<Metrics> {
     Metrics::new("hub", "edge")
 }
 
+fn clock() -> SharedClock {
+    StillClock::at(NOW)
+}
+
+/// A socket that was turned away, as each from that address is while it is banned.
+fn banned(address: u32) -> Decision {
+    let ip = std::net::Ipv4Addr::from_bits(0x0a00_0000 + address);
+    let detail = "nothing but failures came from its address: 60 s to go".to_owned();
+    Decision {
+        stage: Stage::Accept,
+        peer: Some((ip, 4711).into()),
+        claim: None,
+        outcome: Outcome::Refused { label: "address_banned", detail, hint: None },
+        ..decision(0, false)
+    }
+}
+
 /// What `audit_line_dropped` counts under `reason`.
 fn dropped(metrics: &Metrics, reason: &str) -> u64 {
     let text = metrics.render();
@@ -57,7 +74,7 @@ async fn write_all(log: AuditLog, writer: AuditWriter, decisions: impl Iterator<
         while log.lines.capacity() < BATCH_MAX {
             tokio::task::yield_now().await;
         }
-        log.keep(&decision);
+        log.keep(decision);
     }
     stop.cancel();
     writing.join_next().await.unwrap().unwrap();
@@ -67,7 +84,7 @@ async fn write_all(log: AuditLog, writer: AuditWriter, decisions: impl Iterator<
 async fn a_line_says_who_what_and_why_and_is_the_owner_s_alone() {
     let dir = tempfile::tempdir().unwrap();
     let metrics = metrics();
-    let (log, writer) = open(dir.path(), BYTES_MAX, &metrics);
+    let (log, writer) = open(dir.path(), BYTES_MAX, &clock(), &metrics);
     write_all(log, writer, [decision(1, true), decision(2, false)].into_iter()).await;
     let path = dir.path().join(FILE);
     let common = |claim: &str| {
@@ -98,7 +115,7 @@ async fn a_line_says_who_what_and_why_and_is_the_owner_s_alone() {
 async fn ten_thousand_decisions_stay_within_the_bytes_and_the_newest_are_there() {
     let dir = tempfile::tempdir().unwrap();
     let metrics = metrics();
-    let (log, writer) = open(dir.path(), BYTES_MAX, &metrics);
+    let (log, writer) = open(dir.path(), BYTES_MAX, &clock(), &metrics);
     write_all(log, writer, (0..10_000).map(|n| decision(n, n % 2 == 0))).await;
     assert_eq!(dropped(&metrics, "full"), 0);
     let (newer, older) = (dir.path().join(FILE), dir.path().join("audit.jsonl.1"));
@@ -130,7 +147,7 @@ async fn a_disk_that_refuses_costs_lines_and_a_counter() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("gone");
     let metrics = metrics();
-    let (log, writer) = open(&folder, BYTES_MAX, &metrics);
+    let (log, writer) = open(&folder, BYTES_MAX, &clock(), &metrics);
     write_all(log, writer, (0..10).map(|n| decision(n, false))).await;
     assert_eq!(dropped(&metrics, "write_failed"), 10);
 }
@@ -153,17 +170,68 @@ fn a_full_disk_is_told_and_the_next_write_tries_again() {
 async fn nobody_waits_for_the_disk_and_what_finds_no_room_is_counted() {
     let dir = tempfile::tempdir().unwrap();
     let metrics = metrics();
-    let (log, writer) = open(dir.path(), 1 << 30, &metrics);
+    let (log, writer) = open(dir.path(), 1 << 30, &clock(), &metrics);
     let more = 100;
     // The writer does not run: nothing takes a line out.
     for number in 0..(WAITING_MAX + more) as u64 {
-        log.keep(&decision(number, false));
+        log.keep(decision(number, false));
     }
     assert_eq!(dropped(&metrics, "full"), more as u64);
     let stop = CancellationToken::new();
     stop.cancel();
     writer.run(stop).await;
     assert_eq!(lines(&dir.path().join(FILE)).len(), WAITING_MAX, "the end writes what has come");
-    log.keep(&decision(0, false));
+    log.keep(decision(0, false));
+    assert_eq!(dropped(&metrics, "closed"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_thousand_cheap_connects_push_no_admission_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let metrics = metrics();
+    let (log, writer) = open(dir.path(), BYTES_MAX, &clock(), &metrics);
+    let flood = |addresses: u32| (0..25_000).map(move |n| banned(n % addresses));
+    let admissions = (0..10).map(|n| decision(n, true));
+    let all = admissions.chain(flood(1)).chain(flood(5000)).chain([decision(10, false)]);
+    write_all(log, writer, all).await;
+    assert_eq!(dropped(&metrics, "full"), 0);
+    let lines = lines(&dir.path().join(FILE));
+    let with_name = lines.iter().filter(|line| line["stage"] == "connect");
+    let claims: Vec<_> = with_name.map(|line| line["claim"].as_str().unwrap()).collect();
+    assert_eq!(claims, (0..=10).map(|n| format!("dev-{n}")).collect::<Vec<_>>());
+    let counted: Vec<_> = lines.iter().filter(|line| line["stage"] == "accept").collect();
+    assert_eq!(counted.len(), crowd::LIKES_MAX + 1);
+    assert_eq!(counted.iter().map(|line| line["times"].as_u64().unwrap()).sum::<u64>(), 50_000);
+    let first = &counted[0];
+    assert_eq!((&first["peer"], &first["times"]), (&"10.0.0.0:4711".into(), &25_005.into()));
+    assert_eq!((&first["at"], &first["since"]), (&"2027-01-15T08:00:00Z".into(), &first["at"]));
+    let others = counted.last().unwrap();
+    assert_eq!((&others["peer"], &others["reason"]), (&Value::Null, &"address_banned".into()));
+    assert_eq!(others["detail"], "others, for whom there was no line of their own");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_counted_is_written_when_its_minute_is_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let (clock, metrics) = (StillClock::at(NOW), metrics());
+    let shared: SharedClock = clock.clone();
+    let (log, writer) = open(dir.path(), BYTES_MAX, &shared, &metrics);
+    let stop = CancellationToken::new();
+    let mut writing = tokio::task::JoinSet::new();
+    writing.spawn(writer.run(stop.clone()));
+    (0..3).for_each(|_| log.keep(banned(1)));
+    let path = dir.path().join(FILE);
+    tokio::time::sleep(2 * LOOK_EVERY).await;
+    assert!(!path.exists(), "its minute is not over");
+    clock.pass(crowd::PERIOD);
+    while !fs::metadata(&path).is_ok_and(|file| file.len() > 0) {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    log.keep(banned(1));
+    stop.cancel();
+    writing.join_next().await.unwrap().unwrap();
+    let times: Vec<_> = lines(&path).iter().map(|line| line["times"].as_u64().unwrap()).collect();
+    assert_eq!(times, [3, 1], "and the rest at the end");
+    log.keep(banned(1));
     assert_eq!(dropped(&metrics, "closed"), 1);
 }

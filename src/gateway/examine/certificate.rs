@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use rustls_pki_types::CertificateDer;
 
 use crate::auth::TrustBundle;
-use crate::auth::bundle::{self, BundleError, EntryWarning, ListInfo};
+use crate::auth::bundle::{self, BundleError, EntryRefusal, EntryWarning, ListInfo, RefusedEntry};
 use crate::auth::x509::{self, CertificateInfo, Piece, Validity};
 use crate::clock::UnixMillis;
 use crate::command::check::{Finding, Group, plural};
@@ -173,6 +173,25 @@ pub(super) fn daemon_bundle(pem: &[u8], now: UnixMillis) -> Vec<Finding> {
     }
 }
 
+/// What does not serve, and whether that matters.
+fn left_out(refused: &RefusedEntry) -> Finding {
+    const GROUP: Group = Group::Bundle;
+    const ID: &str = "bundle-refused";
+    let text = format!("left out: {refused}");
+    match refused.reason {
+        // Once is enough.
+        EntryRefusal::Duplicate(_) => GROUP.ok(ID, text),
+        EntryRefusal::PrivateKey => {
+            let todo = "take it out of the bundle and treat it as exposed: replace it and what was issued with it";
+            GROUP.error(ID, text, todo)
+        }
+        _ => {
+            let todo = "take it out of the bundle, or put the right certificate there";
+            GROUP.warning(ID, text, todo)
+        }
+    }
+}
+
 pub(super) fn entries(bundle: &TrustBundle, now: UnixMillis) -> Vec<Finding> {
     const GROUP: Group = Group::Bundle;
     const ENTRY: &str = "bundle-entry";
@@ -209,8 +228,7 @@ pub(super) fn entries(bundle: &TrustBundle, now: UnixMillis) -> Vec<Finding> {
         }
     }
     for refused in bundle.refused() {
-        let todo = "take it out of the bundle, or put the right certificate there";
-        findings.push(GROUP.warning("bundle-refused", format!("left out: {refused}"), todo));
+        findings.push(left_out(refused));
     }
     for warning in bundle.revocation_lists(now).iter().filter_map(ListInfo::warning) {
         let todo = "put the CA's current list in its place, or take it out";

@@ -459,7 +459,9 @@ fn todo(error: &ServerIdentityError) -> &'static str {
         ServerIdentityError::NoKey | ServerIdentityError::Key(_) => {
             "name the server's own key file"
         }
-        ServerIdentityError::LeafNotFirst { .. } | ServerIdentityError::Order { .. } => {
+        ServerIdentityError::LeafNotFirst { .. }
+        | ServerIdentityError::CaFirst { .. }
+        | ServerIdentityError::Order { .. } => {
             "put the certificates in the order leaf, its CA, that one's CA"
         }
         ServerIdentityError::Gap { .. } => "put the missing CA between them",

@@ -81,6 +81,10 @@ fn the_bundle_is_judged_entry_by_entry() {
     check(&[&good, &old, &new], &[entry, entry]);
     check(&[&old], &[entry, ("bundle", Status::Error)]);
     check(&[&good, "-----BEGIN X-----\n"], &[("bundle-refused", Status::Warning)]);
+    // Twice is no fault; a key is one.
+    check(&[&good, &good], &[]);
+    let key = pem_of("PRIVATE KEY", b"secret");
+    check(&[&good, &key], &[("bundle-refused", Status::Error)]);
     check(&[], &[("bundle", Status::Error)]);
     // Lists: one that counts, one that is old, one of a namesake.
     let ca = |window| Authority::root("Lists", Curve::P256, window).unwrap();

@@ -114,8 +114,7 @@ fn bad_tokens_are_refused_by_name() {
         let now = UnixMillis(now * 1000);
         SasToken::parse(text)?.verify(keys, who, &[HUB], now, CLOCK_SKEW_DEFAULT).map(drop)
     };
-    let dev1 = name("dev1", None);
-    let mine = key();
+    let (dev1, mine) = (name("dev1", None), key());
     for (case, text, who, keys, now, expected) in [
         ("good", good.clone(), &dev1, vec![&mine], SE, Ok(())),
         ("secondary key", good.clone(), &dev1, vec![&other, &mine], SE, Ok(())),
@@ -138,7 +137,7 @@ fn bad_tokens_are_refused_by_name() {
             &name("dev2", None),
             vec![&mine],
             SE,
-            Err(SasError::OtherIdentity),
+            Err(SasError::OtherIdentity("contoso.azure-devices.net/devices/dev1".to_owned())),
         ),
         ("device's for a module", good.clone(), &name("dev1", Some("m")), vec![&mine], SE, Ok(())),
         (
@@ -147,7 +146,7 @@ fn bad_tokens_are_refused_by_name() {
             &name("dev2", Some("m")),
             vec![&mine],
             SE,
-            Err(SasError::OtherIdentity),
+            Err(SasError::OtherIdentity("contoso.azure-devices.net/devices/dev1".to_owned())),
         ),
         (
             "module's for a device",
@@ -155,7 +154,9 @@ fn bad_tokens_are_refused_by_name() {
             &dev1,
             vec![&mine],
             SE,
-            Err(SasError::OtherIdentity),
+            Err(SasError::OtherIdentity(
+                "contoso.azure-devices.net/devices/dev1/modules/m".to_owned(),
+            )),
         ),
         (
             "prefix of a policy",
@@ -163,7 +164,7 @@ fn bad_tokens_are_refused_by_name() {
             &dev1,
             vec![&mine],
             SE,
-            Err(SasError::OtherIdentity),
+            Err(SasError::OtherIdentity(HUB.to_owned())),
         ),
         (
             "other hub",
@@ -171,7 +172,7 @@ fn bad_tokens_are_refused_by_name() {
             &dev1,
             vec![&mine],
             SE,
-            Err(SasError::OtherHost),
+            Err(SasError::OtherHost("evil.example".to_owned())),
         ),
     ] {
         assert_eq!(verify(&text, who, &keys, now), expected, "{case}");

@@ -159,7 +159,7 @@ fn auth_kind(authentication: Option<&Authentication>, name: &ClientName) -> Auth
             };
             let primary = keys.and_then(|keys| key("primary", keys.primary_key.as_ref()));
             let secondary = keys.and_then(|keys| key("secondary", keys.secondary_key.as_ref()));
-            AuthKind::Sas { keys: SymmetricKeys { primary, secondary } }
+            AuthKind::Sas { keys: SymmetricKeys { primary, secondary, is_told: true } }
         }
         "certificateAuthority" => AuthKind::CertificateAuthority,
         "selfSigned" => {
@@ -207,7 +207,9 @@ mod tests {
             .collect();
         let self_signed = AuthKind::SelfSigned { thumbprints: vec!["AB".into(), "CD".into()] };
         let key = || KeySigner::from_base64("c2VjcmV0").ok();
-        let sas = |primary, secondary| AuthKind::Sas { keys: SymmetricKeys { primary, secondary } };
+        let sas = |primary, secondary| AuthKind::Sas {
+            keys: SymmetricKeys { primary, secondary, is_told: true },
+        };
         let expected = vec![
             ("edge1".to_owned(), Status::Enabled, sas(key(), key()), true),
             ("x509dev".to_owned(), Status::Disabled, AuthKind::CertificateAuthority, false),

@@ -6,7 +6,7 @@ use hub_double::{AuthType, DeviceSpec, Fault, FaultKind, ModuleSpec};
 
 use super::*;
 use crate::auth::question::{AskHub as _, Question};
-use crate::auth::scope::{AuthKind, Lookup, Status, SymmetricKeys};
+use crate::auth::scope::{Answer, AuthKind, Lookup, Status, SymmetricKeys};
 use crate::upstream::refresh::ScopeRefresher;
 use crate::upstream::scope_api::{ScopeApi, ScopeFetchError};
 
@@ -29,7 +29,11 @@ async fn all_pages_are_read() {
     assert_eq!(find("not-ours"), None);
     assert!(find("edge1").unwrap().is_edge);
     let sas = |key: &str| AuthKind::Sas {
-        keys: SymmetricKeys { primary: KeySigner::from_base64(key).ok(), secondary: None },
+        keys: SymmetricKeys {
+            primary: KeySigner::from_base64(key).ok(),
+            secondary: None,
+            is_told: true,
+        },
     };
     assert_eq!(find("edge1/$edgeHub").unwrap().auth, sas(KEY));
     let (child, off) = (find("c-7").unwrap(), find("off").unwrap());
@@ -75,6 +79,30 @@ async fn one_identity_can_be_asked_for() {
     lab.end().await;
 }
 
+/// Promise: a name of somebody else's device costs one request, not a page of the scope too.
+#[tokio::test]
+async fn a_stranger_s_name_costs_no_page_while_the_hub_lists_to_us() {
+    let lab = Lab::start().await;
+    lab.hub.put_device(DeviceSpec::certificate("not-ours"));
+    let api = lab.api();
+    let entries = api.fetch().await.unwrap();
+    lab.scope.replace(entries, clock::system().wall()).stored.unwrap();
+    let ask = async |id: &str| api.fetch_one(device(id).name(), &lab.scope).await;
+    let before = lab.hub.counts().scope_pages;
+    for _ in 0..3 {
+        assert_eq!(ask("not-ours").await.unwrap(), vec![]);
+    }
+    assert_eq!(lab.hub.counts().scope_pages, before);
+
+    // Who is known loses nothing by an answer of a while ago, and a refusal of ours ends it.
+    lab.hub.fault(FaultKind::RefuseScope { status: 401 });
+    for id in ["d1", "not-ours"] {
+        let refused = ask(id).await;
+        assert!(matches!(refused, Err(ScopeFetchError::Refused { .. })), "{id}: {refused:?}");
+    }
+    lab.end().await;
+}
+
 /// A refresher that runs and has refreshed once.
 async fn refreshed(lab: &Lab) -> Arc<ScopeRefresher> {
     let refresher = ScopeRefresher::new(lab.api(), lab.scope.clone(), Metrics::new(HUB, "edge1"));
@@ -99,7 +127,11 @@ async fn a_new_device_is_known_by_one_question_with_its_keys() {
     lab.hub.put_device(DeviceSpec::sas("late", "bmV3IGtleQ==").child_of("edge1"));
     assert!(refresher.ask(question("late", "10.0.0.1", false)).await);
     let sas = |key: &str| AuthKind::Sas {
-        keys: SymmetricKeys { primary: KeySigner::from_base64(key).ok(), secondary: None },
+        keys: SymmetricKeys {
+            primary: KeySigner::from_base64(key).ok(),
+            secondary: None,
+            is_told: true,
+        },
     };
     let entry = |id: &str| match lab.scope.lookup(device(id).name()) {
         Lookup::Entry(entry) => Some(entry),
@@ -134,6 +166,34 @@ async fn a_question_without_an_answer_is_asked_again() {
     assert!(matches!(lab.scope.lookup(device("d1").name()), Lookup::Entry(_)), "not gone");
     lab.hub.clear_fault(fault);
     assert!(refresher.ask(question("d1", "10.0.0.1", false)).await);
+    lab.end().await;
+}
+
+/// Promise: a device that was disabled stays out, however late an older answer about it comes.
+#[tokio::test]
+async fn an_answer_that_a_whole_refresh_overtook_changes_nothing() {
+    let lab = Lab::start().await;
+    let refresher = refreshed(&lab).await;
+    let d1 = device("d1");
+    let status = || match lab.scope.lookup(d1.name()) {
+        Lookup::Entry(entry) => entry.status,
+        other => panic!("{other:?}"),
+    };
+    let asked = refresher.stamp().await;
+    let entries = lab.api().fetch_one(d1.name(), &lab.scope).await.unwrap();
+    let answer = Answer { asked: d1.name().clone(), entries };
+    lab.hub.put_device(DeviceSpec::certificate("d1").child_of("edge1").disabled());
+    refresher.refresh_now().await.unwrap();
+    assert_eq!(status(), Status::Disabled);
+    assert_eq!(refresher.settle(asked, answer.clone()).await, None);
+    assert_eq!(status(), Status::Disabled, "the older answer is let go");
+
+    // Asked for again, the hub says what is so now.
+    lab.hub.put_device(DeviceSpec::certificate("d1").child_of("edge1"));
+    assert_eq!(refresher.refresh_these(&[d1.name().clone()]).await.unwrap(), 1);
+    assert_eq!(status(), Status::Enabled);
+    let asked = refresher.stamp().await;
+    assert_eq!(refresher.settle(asked, answer).await, Some(false), "in time, and nothing new");
     lab.end().await;
 }
 
@@ -195,6 +255,38 @@ async fn ten_thousand_invented_names_are_a_few_questions_and_keep_nobody_out() {
     lab.hub.put_device(DeviceSpec::certificate("new").child_of("edge1"));
     assert!(refresher.ask(question("new", "10.0.0.7", true)).await);
     assert!(matches!(lab.scope.lookup(device("new").name()), Lookup::Entry(_)));
+    lab.end().await;
+}
+
+/// Promise: one stranger, or one device that was taken out of service, does not keep the scope being fetched.
+#[tokio::test]
+async fn one_stranger_costs_ever_less() {
+    let gap = Duration::from_millis(10);
+    let lab = Lab::with(|_| {}, |c| c.scope_refresh_gap_min = gap).await;
+    lab.hub.put_device(DeviceSpec::certificate("not-ours"));
+    let refresher = refreshed(&lab).await;
+    let before = lab.hub.counts();
+    for _ in 0..200 {
+        refresher.ask(question("not-ours", "10.0.0.66", true)).await;
+        tokio::time::sleep(gap).await;
+    }
+    // Doubling from 10 ms it is 9 times in 5 s and 15 times in 5 minutes; a 401 is tried twice.
+    let now = lab.hub.counts();
+    let singles = now.scope_singles - before.scope_singles;
+    assert!((2..=30).contains(&singles), "asked for {singles} times");
+
+    // Whatever asks for the whole.
+    for _ in 0..200 {
+        refresher.request_refresh();
+        tokio::time::sleep(gap).await;
+    }
+    let pages = lab.hub.counts().scope_pages - now.scope_pages;
+    assert!(pages <= 15, "the whole was fetched {pages} times");
+
+    // One whom a certificate vouches for is worth another one soon: the gap is the first again.
+    assert!(refresher.demand().gap() > gap * 10);
+    assert!(refresher.ask(question("new", "10.0.0.7", true)).await);
+    assert!(refresher.demand().gap() < gap * 10);
     lab.end().await;
 }
 

@@ -92,9 +92,9 @@ fn what_is_damaged_is_told_and_stays_alone() {
     check("empty", b"", &["neither PEM nor DER"]);
     check("words", b"hello", &["neither PEM nor DER"]);
     let cut = &block[..block.len() / 2];
-    check("cut off", cut.as_bytes(), &["damaged or cut off"]);
+    check("cut off", cut.as_bytes(), &["damaged or cut off (it has no END line)"]);
     check("a good one before", (block.clone() + cut).as_bytes(), &[first, "damaged or cut off"]);
-    check("no base64", block.replace("MII", "!!!").as_bytes(), &["damaged or cut off"]);
+    check("no base64", block.replace("MII", "!!!").as_bytes(), &["cut off (it is not base64)"]);
     let bad = block.replace("MII", "!!!");
     check(
         "good ones around",
