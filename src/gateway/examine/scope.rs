@@ -38,16 +38,6 @@ fn judge(entries: &[ScopeEntry], has_more: bool, edge: &DeviceId) -> Vec<Finding
     let of = |is: &dyn Fn(&ScopeEntry) -> bool| -> Vec<String> {
         children.iter().filter(|e| is(e)).map(|e| e.name.to_string()).collect()
     };
-    let sas = of(&|entry| matches!(entry.auth, AuthKind::Sas { .. }));
-    if !sas.is_empty() {
-        let text = format!(
-            "{} with SAS keys, which this version does not admit: {}",
-            plural(sas.len() as u64, "device"),
-            names(&sas)
-        );
-        let todo = "give them X.509 authentication (CA-signed or by thumbprint)";
-        findings.push(GROUP.warning("scope-authentication", text, todo));
-    }
     let none = of(&|entry| matches!(entry.auth, AuthKind::None));
     if !none.is_empty() {
         let text = format!(
@@ -55,7 +45,8 @@ fn judge(entries: &[ScopeEntry], has_more: bool, edge: &DeviceId) -> Vec<Finding
             plural(none.len() as u64, "device"),
             names(&none)
         );
-        let todo = "give them X.509 authentication (CA-signed or by thumbprint)";
+        let todo =
+            "give them X.509 authentication (CA-signed or by thumbprint), or a symmetric key";
         findings.push(GROUP.warning("scope-authentication", text, todo));
     }
     let disabled = of(&|entry| entry.status == Status::Disabled);
@@ -72,16 +63,16 @@ fn judge(entries: &[ScopeEntry], has_more: bool, edge: &DeviceId) -> Vec<Finding
     let modules: Vec<String> = entries
         .iter()
         .filter(|entry| entry.name.module().is_some_and(|module| !is_runtime(module.as_str())))
-        .filter(|entry| matches!(entry.auth, AuthKind::Sas { .. } | AuthKind::None))
+        .filter(|entry| !matches!(entry.auth, AuthKind::Sas { .. }))
         .map(|entry| entry.name.to_string())
         .collect();
     if !modules.is_empty() {
         let text = format!(
-            "{} with SAS keys, which this version does not admit: {}",
+            "{} without a symmetric key, by which alone modules log in: {}",
             plural(modules.len() as u64, "module"),
             names(&modules)
         );
-        let todo = "do not put modules beside this gateway that have to connect to it";
+        let todo = "give them symmetric keys, if they have to connect to this gateway";
         findings.push(GROUP.warning("scope-modules", text, todo));
     }
     findings
@@ -142,28 +133,24 @@ mod tests {
         all.push(entry("good", AuthKind::CertificateAuthority));
         assert_eq!(told(&all, false)[0].2, "edge has 1 child device");
         assert!(told(&own, true)[0].2.contains("and more"));
-        all.extend(
-            (0..7).map(|n| {
-                entry(&format!("sas{n}"), AuthKind::Sas { keys: SymmetricKeys::default() })
-            }),
-        );
-        all.push(entry("nothing", AuthKind::None));
-        all.push(entry("edge/filter", AuthKind::Sas { keys: SymmetricKeys::default() }));
+        // Who has a key logs in by it.
+        let keys = || AuthKind::Sas { keys: SymmetricKeys::default() };
+        all.extend([entry("sas", keys()), entry("edge/keyed", keys())]);
+        all.extend((0..7).map(|n| entry(&format!("none{n}"), AuthKind::None)));
+        all.push(entry("edge/filter", AuthKind::None));
         all.push(ScopeEntry {
             status: Status::Disabled,
             ..entry("off", AuthKind::CertificateAuthority)
         });
         let found = told(&all, false);
         let ids: Vec<_> = found.iter().map(|f| f.0).collect();
-        let expected = [
-            "scope",
-            "scope-authentication",
-            "scope-authentication",
-            "scope-disabled",
-            "scope-modules",
-        ];
+        let expected = ["scope", "scope-authentication", "scope-disabled", "scope-modules"];
         assert_eq!(ids, expected, "{found:#?}");
-        assert!(found[1].2.ends_with("sas0, sas1, sas2, sas3, sas4 and 2 more"), "{}", found[1].2);
-        assert!(found[4].2.contains("edge/filter"));
+        assert!(
+            found[1].2.ends_with("none0, none1, none2, none3, none4 and 2 more"),
+            "{}",
+            found[1].2
+        );
+        assert!(found[3].2.ends_with(": edge/filter"), "{}", found[3].2);
     }
 }
