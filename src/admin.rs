@@ -1,5 +1,5 @@
-//! The administrator's door: `GET /metrics` (Prometheus text), `GET /healthz`, `GET /readyz` `GET /queues` and
-//! `GET /refusals`.
+//! The administrator's door: `GET /metrics` (Prometheus text), `GET /healthz`, `GET /readyz`, `GET /queues`,
+//! `GET /refusals` and `GET /dependents`.
 //!
 //! `/healthz` tells whether the process does its job (liveness: if not, start it again), `/readyz` whether devices can be let
 //! in now (readiness: if not, wait): 200, or 503 with the reasons.
@@ -15,7 +15,7 @@
 //! ```
 //!
 //! `/refusals` answers the last refused connections as JSON ([`RefusalsReport`]), with names and certificates of the peers, no
-//! secrets.
+//! secrets. `/dependents` answers who of the connected clients depends on which CA ([`Dependents`]).
 //!
 //! Owns: the HTTP answers. Plain HTTP as the reference's (`edgehub.md` 10); it gives away no secrets and takes no
 //! commands. Must not know: what healthy means (a closure tells), configuration.
@@ -43,6 +43,7 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::decision::RefusalsReport;
+use crate::auth::dependents::Dependents;
 use crate::metrics::Metrics;
 
 /// Most connections at a time: a scraper, a health check and a person with a browser need a handful.
@@ -144,6 +145,9 @@ type TellQueues = dyn Fn() -> Option<Arc<Queues>> + Send + Sync;
 /// What tells of the last refusals.
 type TellRefusals = dyn Fn() -> RefusalsReport + Send + Sync;
 
+/// What tells who depends on what.
+type TellDependents = dyn Fn() -> Dependents + Send + Sync;
+
 /// What the answers are made from. Cheap to clone.
 #[derive(Clone)]
 pub struct Admin {
@@ -152,6 +156,7 @@ pub struct Admin {
     ready: Arc<TellReady>,
     queues: Arc<TellQueues>,
     refusals: Arc<TellRefusals>,
+    dependents: Arc<TellDependents>,
     scrape: Arc<Mutex<()>>,
     suffix: Arc<str>,
     has_metrics: bool,
@@ -176,8 +181,9 @@ impl Admin {
         let suffix = suffix.trim_matches('/').into();
         let (health, ready, queues) = (Arc::new(health), Arc::new(ready), Arc::new(queues));
         let refusals = Arc::new(RefusalsReport::default);
+        let dependents = Arc::new(Dependents::default);
         let (scrape, has_metrics) = (Arc::default(), true);
-        Self { metrics, health, ready, queues, refusals, scrape, suffix, has_metrics }
+        Self { metrics, health, ready, queues, refusals, dependents, scrape, suffix, has_metrics }
     }
 
     /// `false`: the path of the metrics answers 404, with why.
@@ -195,14 +201,25 @@ impl Admin {
         Self { refusals: Arc::new(refusals), ..self }
     }
 
+    /// `dependents` is asked at each `/dependents`, one at a time; it may take a lock for as long as a copy of a list takes.
+    #[must_use]
+    pub fn with_dependents(
+        self,
+        dependents: impl Fn() -> Dependents + Send + Sync + 'static,
+    ) -> Self {
+        Self { dependents: Arc::new(dependents), ..self }
+    }
+
     /// The routes.
     pub fn router(self) -> Router {
         let mut router = Router::new()
             .route("/healthz", get(healthz))
             .route("/readyz", get(readyz))
             .route("/queues", get(queues))
-            .route("/refusals", get(refusals));
-        if !["healthz", "readyz", "queues", "refusals"].contains(&&*self.suffix) {
+            .route("/refusals", get(refusals))
+            .route("/dependents", get(dependents));
+        let own = ["healthz", "readyz", "queues", "refusals", "dependents"];
+        if !own.contains(&&*self.suffix) {
             let path = format!("/{}", self.suffix);
             router = match self.has_metrics {
                 true => router.route(&path, get(metrics)),
@@ -343,6 +360,12 @@ async fn queues(State(admin): State<Admin>) -> Response {
 
 async fn refusals(State(admin): State<Admin>) -> Response {
     axum::Json((admin.refusals)()).into_response()
+}
+
+async fn dependents(State(admin): State<Admin>) -> Response {
+    // A look at each of thousands of clients: one at a time, as a scrape.
+    let _one_at_a_time = admin.scrape.lock().await;
+    axum::Json((admin.dependents)()).into_response()
 }
 
 #[cfg(test)]

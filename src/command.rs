@@ -6,7 +6,7 @@
 //! Invariants: what is as long as the backlog is streamed; a reader that has enough (a closed pipe) ends a command quietly.
 //! Must not know: the environment (`main` reads it), the gateway.
 
-mod ask;
+pub(crate) mod ask;
 pub mod certs;
 pub mod check;
 mod dead_letters;

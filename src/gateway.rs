@@ -187,7 +187,8 @@ impl Gateway {
         let sample = gateway.run_sampler(&config, &clock);
         if let Some(listener) = admin {
             let identities = standing.warnings();
-            let shown = Shown { sample, scope: &doors.scope, end: &end, refusals: &refusals };
+            let (scope, roster) = (&doors.scope, &doors.roster);
+            let shown = Shown { sample, scope, end: &end, refusals: &refusals, roster };
             gateway.run_admin(listener, &config, &configuration, shown, identities);
         }
         let given = daemon.as_ref().map(FromDaemon::trust_bundle_changes);

@@ -128,8 +128,11 @@ fn look(
 
 fn certs(args: &CertsArgs) -> anyhow::Result<ExitCode> {
     let now = clock::system().wall();
-    look(|_, out| match args.inspects() {
-        Some(args) => gateway::inspect(args, &config::Certificates::read(&ProcessEnv), now, out),
+    look(|here, out| match args.inspects() {
+        Some(args) => {
+            let configured = config::Certificates::read(&ProcessEnv);
+            gateway::inspect(args, &configured, here.admin, now, out)
+        }
         None => command::certs(args, now, out),
     })
 }

@@ -17,6 +17,7 @@ pub mod admission;
 pub mod authenticator;
 pub mod bundle;
 pub mod decision;
+pub mod dependents;
 pub mod grace;
 pub mod policy;
 pub mod question;

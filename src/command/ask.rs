@@ -1,6 +1,7 @@
 //! One question to a running gateway's administrative listener.
 //!
-//! Owns: the request, its time limit and the bound of the answer. Must not know: what is asked for.
+//! Owns: the request, its time limit and the bound of the answer, and what is said when there is none. Must not know: what is
+//! asked for.
 
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 
 use super::{CommandError, Surroundings};
@@ -34,6 +36,19 @@ pub(super) fn address(admin: Option<&String>, here: &Surroundings) -> Result<Str
                     give --admin HOST:PORT";
         CommandError::Usage(text.to_owned())
     })
+}
+
+/// What the gateway at `address` says at `path`; the error says in plain words why nothing is known.
+pub(crate) fn told<T: DeserializeOwned>(address: &str, path: &str) -> Result<T, String> {
+    match get(address, path) {
+        Ok((StatusCode::OK, body)) => serde_json::from_slice(&body).map_err(|_| {
+            format!("no answer of a gateway at {address}: is another program on its port?")
+        }),
+        Ok((status, _)) => {
+            Err(format!("{address} answered {status}: is it a gateway of this version?"))
+        }
+        Err(why) => Err(format!("no answer: {why}; is the gateway running?")),
+    }
 }
 
 /// `GET path` of the listener at `address`; the error says why there is no answer.

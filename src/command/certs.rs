@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{CommandError, End};
+use super::{CommandError, End, ask};
 use crate::certs::{self, Curve};
 use crate::clock::UnixMillis;
 
@@ -225,6 +225,10 @@ pub struct InspectArgs {
     /// The root that devices hold.
     #[arg(long, value_name = "FILE")]
     pub root: Option<PathBuf>,
+    /// The running gateway's metrics listener, to see who is connected by which CA [default: this machine, where the environment
+    /// has it, when what the environment configures is looked at].
+    #[arg(long, value_name = "HOST:PORT", value_parser = ask::host_port)]
+    pub admin: Option<String>,
     /// The name by which devices call the gateway [default: EdgeDeviceHostName].
     #[arg(long, value_name = "NAME")]
     pub gateway_name: Option<String>,

@@ -5,7 +5,6 @@
 use std::io::Write;
 
 use clap::Args;
-use hyper::StatusCode;
 
 use super::text::count;
 use super::{CommandError, End, Surroundings, ask};
@@ -32,17 +31,7 @@ pub fn refusals(
     out: &mut dyn Write,
 ) -> Result<End, CommandError> {
     let address = ask::address(args.admin.as_ref(), here)?;
-    let told = match ask::get(&address, "/refusals") {
-        Ok((StatusCode::OK, body)) => {
-            serde_json::from_slice::<RefusalsReport>(&body).map_err(|_| {
-                format!("no answer of a gateway at {address}: is another program on its port?")
-            })
-        }
-        Ok((status, _)) => {
-            Err(format!("{address} answered {status}: is it a gateway of this version?"))
-        }
-        Err(why) => Err(format!("no answer: {why}; is the gateway running?")),
-    };
+    let told = ask::told::<RefusalsReport>(&address, "/refusals");
     let end = match told {
         Ok(report) if args.json => {
             let text = serde_json::to_string_pretty(&report).expect("texts and numbers are JSON");

@@ -271,7 +271,7 @@ impl Reader {
         if suffix.is_empty()
             || !suffix.bytes().all(plain)
             || suffix.contains("//")
-            || ["healthz", "readyz", "queues", "refusals"].contains(&suffix.as_str())
+            || ["healthz", "readyz", "queues", "refusals", "dependents"].contains(&suffix.as_str())
         {
             self.problem(
                 SUFFIX,

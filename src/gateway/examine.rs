@@ -8,6 +8,7 @@
 
 mod certificate;
 mod daemon;
+mod dependents;
 mod hub;
 mod inspect;
 mod routes;

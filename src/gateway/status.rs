@@ -1,4 +1,4 @@
-//! What the gateway shows of itself: health, readiness, queues, refusals.
+//! What the gateway shows of itself: health, readiness, queues, refusals, and who depends on what.
 //!
 //! Owns: what a healthy gateway warns of. Must not know: how any of it came about.
 
@@ -15,8 +15,10 @@ use super::refusals::Refusals;
 use super::server_end::ServerEnd;
 use crate::admin::{self, Admin};
 use crate::auth::Scope;
+use crate::auth::dependents::Dependents;
 use crate::clock::SharedClock;
 use crate::config::Config;
+use crate::front::roster::Roster;
 use crate::store::Health;
 
 /// Where it is looked up.
@@ -25,6 +27,7 @@ pub(super) struct Shown<'a> {
     pub(super) scope: &'a Arc<Scope>,
     pub(super) end: &'a Arc<ServerEnd>,
     pub(super) refusals: &'a Arc<Refusals>,
+    pub(super) roster: &'a Arc<Roster>,
 }
 
 impl Gateway {
@@ -49,7 +52,7 @@ impl Gateway {
         shown: Shown<'_>,
         identities: impl Fn() -> Option<String> + Send + Sync + 'static,
     ) {
-        let Shown { sample, scope, end, refusals } = shown;
+        let Shown { sample, scope, end, refusals, roster } = shown;
         let (suffix, ready) = (&config.metrics.suffix, self.readiness(Arc::clone(scope)));
         let (health, store, last) =
             (self.health.clone(), Arc::clone(&self.store), Arc::clone(&sample));
@@ -67,9 +70,11 @@ impl Gateway {
             Health::Poisoned(why) => admin::Health::failing(vec![why.clone()]),
         };
         let queues = move || sample.load().as_deref().map(|sample| Arc::clone(&sample.queues));
-        let refusals = Arc::clone(refusals);
+        let (refusals, roster) = (Arc::clone(refusals), Arc::clone(roster));
+        let dependents = move || Dependents::of(roster.admissions().iter().map(|a| &**a));
         let state = Admin::new(Arc::clone(&self.metrics), suffix, health, ready, queues)
             .with_refusals(move || refusals.report())
+            .with_dependents(dependents)
             .with_metrics(config.metrics.enabled);
         let stop = self.stops.admin.clone();
         self.tasks.admin.spawn(async move {

@@ -15,13 +15,13 @@ use crate::device::{self, DeviceConfig};
 use crate::log_format::Running;
 use crate::support::{Fleet, World, eventually, metrics, series};
 
-fn ca(name: &str) -> Authority {
+pub(crate) fn ca(name: &str) -> Authority {
     let window = Window::days(clock::system().wall(), 30);
     Authority::root(name, Curve::P256, window).expect("a CA")
 }
 
 /// A site whose bundle is a folder with the tenant's CA in `tenant.pem`.
-async fn world(devices: usize) -> World {
+pub(crate) async fn world(devices: usize) -> World {
     let mut world = World::new(devices).await;
     let folder = world.beside("tenant-cas");
     fs::create_dir(&folder).expect("a folder");
@@ -31,12 +31,12 @@ async fn world(devices: usize) -> World {
     world
 }
 
-fn file(world: &World, name: &str) -> PathBuf {
+pub(crate) fn file(world: &World, name: &str) -> PathBuf {
     world.beside("tenant-cas").join(name)
 }
 
 /// The same device with a certificate of another CA.
-fn by(world: &World, ca: &Authority, device: &mut DeviceConfig) {
+pub(crate) fn by(world: &World, ca: &Authority, device: &mut DeviceConfig) {
     let window = Window::days(clock::system().wall(), 1);
     let issued = ca.issue_client(&device.id, window).expect("a certificate");
     device.tls = device::client_tls(device::gateway_roots(&world.pki), Some(&issued));

@@ -6,8 +6,11 @@ use sphere_gateway::certs::facts::pem;
 use sphere_gateway::certs::{Authority, Curve, Window};
 use sphere_gateway::clock::UnixMillis;
 
+use crate::bundle;
 use crate::certs::{NAME, Site, ders, infos, now, root};
+use crate::client::admitted;
 use crate::der::with_sha1;
+use crate::support::{World, eventually};
 
 /// What `certs inspect --json` said: exit status and findings that are no `ok`, as `id status`.
 fn inspected(site: &Site, words: &str, env: &[(&str, &str)]) -> (i32, Vec<String>, Value) {
@@ -108,6 +111,80 @@ fn an_inspection_looks_at_what_the_environment_configures() {
     assert!(ran.err.contains("nothing to look at"), "{}", ran.err);
     site.certs("inspect gone.pem").expect(64);
     site.certs("inspect --key server.key.pem").expect(64);
+}
+
+/// What the binary says with the gateway's environment.
+fn told(world: &World, words: &[&str]) -> (Option<i32>, String) {
+    let arguments: Vec<&str> = ["certs", "inspect"].iter().chain(words).copied().collect();
+    let ran = tokio::task::block_in_place(|| world.command(&arguments));
+    (ran.status.code(), String::from_utf8(ran.stdout).expect("UTF-8"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_inspection_tells_for_each_ca_which_clients_are_connected_by_it() {
+    let world = bundle::world(4).await;
+    let (path, second) = (bundle::file(&world, "second.cer"), bundle::ca("Second"));
+    std::fs::write(&path, second.certificate_pem()).expect("a file");
+    let third = bundle::ca("Third");
+    std::fs::write(bundle::file(&world, "third.cer"), third.certificate_pem()).expect("a file");
+    let gateway = world.gateway().await;
+    let mut clients = Vec::new();
+    for index in 0..3 {
+        let mut device = world.device(index);
+        if index == 2 {
+            bundle::by(&world, &second, &mut device);
+        }
+        clients.push(admitted(&device).await);
+    }
+    let mut of_tenant = [&world.pki.devices[0].id, &world.pki.devices[1].id];
+    of_tenant.sort();
+    let of_second = &world.pki.devices[2].id;
+    let admin = gateway.metrics_addr().expect("metrics are on").to_string();
+
+    let (code, out) = told(&world, &["--admin", &admin, "--json"]);
+    let all: Value = serde_json::from_str(&out).unwrap_or_else(|e| panic!("{e}: {out}"));
+    assert_eq!(code, Some(0), "{all:#}");
+    let of = |subject: &str| {
+        let shown = all["certificates"].as_array().expect("a list");
+        let found = shown.iter().find(|c| c["subject"] == subject && c["role"] == "bundle");
+        let found = found.unwrap_or_else(|| panic!("{subject} is not in {all:#}"));
+        assert_eq!(found["dependents"]["sha256"], found["sha256"], "{found:#}");
+        (found["dependents"]["clients"].clone(), found["dependents"]["names"].clone())
+    };
+    let tenant = format!("CN={}", world.pki.tenant_ca.name());
+    assert_eq!(of(&tenant), (2.into(), serde_json::json!(of_tenant)));
+    assert_eq!(of("CN=Second"), (1.into(), serde_json::json!([of_second])));
+    assert_eq!(of("CN=Third"), (0.into(), serde_json::json!([])));
+    let (_, text) = told(&world, &["--admin", &admin]);
+    for part in [
+        &format!("clients   2 connected by it: {}, {}", of_tenant[0], of_tenant[1]),
+        &format!("clients   1 connected by it: {of_second}"),
+        "clients   nobody is connected by it",
+        "3 clients connected: 3 by 2 CAs, 0 by thumbprint, 0 by token",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+
+    // A bundle that the gateway does not have yet: who would lose their CA.
+    let tenant_alone = bundle::file(&world, "tenant.pem").display().to_string();
+    let (code, text) = told(&world, &["--bundle", &tenant_alone, "--admin", &admin]);
+    assert_eq!(code, Some(0), "a warning: {text}");
+    let lost = "1 client connected by a CA that does not serve in this bundle (SHA-256 ";
+    assert!(text.contains(lost) && text.contains(&format!(": {of_second}")), "{text}");
+    assert!(!text.contains("2 clients connected by a CA"), "{text}");
+
+    // One that leaves is no longer counted.
+    clients.pop();
+    eventually("it has left", async || told(&world, &["--admin", &admin]).1.contains("2 clients"))
+        .await;
+    drop(clients);
+    gateway.shutdown().await;
+    // Nobody answers there any more: that is said, and nobody is taken for nobody.
+    let (code, text) = told(&world, &["--admin", &admin]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("is the gateway running?; who is connected"), "{text}");
+    assert!(!text.contains("nobody is connected"), "{text}");
+    world.end().await;
 }
 
 fn long_name() -> String {

@@ -74,7 +74,13 @@ pub(super) fn run(
             false => "was there",
         };
         if let Some(facts) = ders.get(&entry.info.sha256).and_then(|der| Facts::read(der).ok()) {
-            let shown = Shown { source: entry.source.clone(), role, facts, signed: Vec::new() };
+            let shown = Shown {
+                source: entry.source.clone(),
+                role,
+                facts,
+                signed: Vec::new(),
+                dependents: None,
+            };
             listing::words(&shown, now, out)?;
         }
     }

@@ -4,8 +4,10 @@
 //! {"version": "0.1.0", "exitStatus": 1, "summary": {..}, "findings": [..] (as of `check --json`),
 //!  "certificates": [{"source": "server.chain.pem #1", "role": "server", "subject": "..", "issuer": "..", "isCa": false,
 //!    "names": [".."], "notBefore": "..", "notAfter": "..", "daysLeft": 29, "key": "P-256", "signature": "..",
-//!    "sha1": "..", "sha256": "..", "pemBytes": 640, "signed": [".."]}]}
+//!    "sha1": "..", "sha256": "..", "pemBytes": 640, "signed": [".."],
+//!    "dependents": {"sha256": "..", "byGrace": 0, "clients": 2, "names": [".."]}}]}
 //! ```
+//! `dependents` are the clients that are connected by it; `null` where no gateway was asked, or it is no CA that lets clients in.
 //!
 //! Owns: the words and the JSON. Must not know: what is wrong with them.
 
@@ -13,6 +15,7 @@ use std::io::Write;
 
 use serde::Serialize;
 
+use crate::auth::dependents::OfAuthority;
 use crate::auth::x509::{self, Validity};
 use crate::certs::facts::Facts;
 use crate::clock::UnixMillis;
@@ -34,6 +37,8 @@ pub struct Shown {
     pub facts: Facts,
     /// Which of the others name it as their issuer.
     pub signed: Vec<String>,
+    /// Which clients are connected by it; `None` = not known, or not a matter for it.
+    pub dependents: Option<OfAuthority>,
 }
 
 #[derive(Serialize)]
@@ -54,6 +59,7 @@ struct Line<'a> {
     sha256: &'a str,
     pem_bytes: usize,
     signed: &'a [String],
+    dependents: Option<&'a OfAuthority>,
 }
 
 /// Whole days, negative after the end.
@@ -63,7 +69,7 @@ fn days_left(shown: &Shown, now: UnixMillis) -> i64 {
 }
 
 fn line(shown: &Shown, now: UnixMillis) -> Line<'_> {
-    let Shown { source, role, facts, signed } = shown;
+    let Shown { source, role, facts, signed, dependents } = shown;
     Line {
         source,
         role,
@@ -80,6 +86,23 @@ fn line(shown: &Shown, now: UnixMillis) -> Line<'_> {
         sha256: &facts.info.sha256,
         pem_bytes: facts.pem_bytes,
         signed,
+        dependents: dependents.as_ref(),
+    }
+}
+
+/// `2 connected: d1, d2`
+fn connected(of: &OfAuthority) -> String {
+    let (clients, names) = (of.group.clients, &of.group.names);
+    let named = names.iter().map(|name| plain(name)).collect::<Vec<_>>().join(", ");
+    let more = clients.saturating_sub(names.len() as u64);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let grace = match of.by_grace {
+        0 => String::new(),
+        n => format!(" ({n} by grace: the certificate has ended)"),
+    };
+    match clients {
+        0 => "nobody is connected by it".to_owned(),
+        n => format!("{n} connected by it{grace}: {named}{more}"),
     }
 }
 
@@ -88,7 +111,7 @@ fn line(shown: &Shown, now: UnixMillis) -> Line<'_> {
 /// # Errors
 /// See [`CommandError`].
 pub fn words(shown: &Shown, now: UnixMillis, out: &mut dyn Write) -> Result<(), CommandError> {
-    let Shown { source, role, facts, signed } = shown;
+    let Shown { source, role, facts, signed, dependents } = shown;
     let info = &facts.info;
     let kind = if facts.is_ca { "CA" } else { "no CA" };
     let issuer = match info.self_issued {
@@ -120,6 +143,9 @@ pub fn words(shown: &Shown, now: UnixMillis, out: &mut dyn Write) -> Result<(), 
         let named = signed.iter().take(SIGNED_MAX).map(|s| plain(s)).collect::<Vec<_>>().join(", ");
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         row("signed", &format!("{named}{more}"))?;
+    }
+    if let Some(of) = dependents {
+        row("clients", &connected(of))?;
     }
     Ok(writeln!(out)?)
 }

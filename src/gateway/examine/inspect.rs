@@ -4,15 +4,16 @@
 //! whether it fits. Must not know: how certificates are printed ([`crate::command::certs::listing`]).
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rustls_pki_types::CertificateDer;
 
 use super::certificate::{self, SPHERE_ROOT_BYTES_MAX};
+use super::dependents;
 use crate::auth::TrustBundle;
 use crate::auth::bundle::FILE_BYTES_MAX;
-use crate::auth::scope::census::census;
 use crate::auth::x509::{self, Piece, Validity};
 use crate::certs::facts::{Facts, pem};
 use crate::clock::UnixMillis;
@@ -29,13 +30,15 @@ const SPHERE_CHAIN_BYTES_MAX: usize = 8 * 1024;
 /// Longest common name of a server (X.520).
 const NAME_CHARS_MAX: usize = 64;
 
-/// Shows and judges what `args` name; nothing named: what the environment configures.
+/// Shows and judges what `args` name; nothing named: what the environment configures, and who is connected to the gateway
+/// whose administrator's door is at `admin`.
 ///
 /// # Errors
 /// See [`CommandError`].
 pub fn inspect(
     args: &InspectArgs,
     configured: &config::Certificates,
+    admin: Option<SocketAddr>,
     now: UnixMillis,
     out: &mut dyn Write,
 ) -> Result<End, CommandError> {
@@ -44,6 +47,7 @@ pub fn inspect(
         args.bundle.clone_from(&configured.bundle);
         args.server.clone_from(&configured.server);
         args.key.clone_from(&configured.key);
+        args.admin = args.admin.or_else(|| admin.map(|address| address.to_string()));
     }
     if args.is_empty() {
         let text = "nothing to look at: name FILEs, --bundle, --server or --root; what the IoT Edge daemon gives is looked at \
@@ -53,9 +57,16 @@ pub fn inspect(
     if args.gateway_name.is_none() {
         args.gateway_name.clone_from(&configured.gateway_name);
     }
-    let mut look = Look { now, shown: Vec::new(), ders: Vec::new(), findings: Vec::new() };
+    let mut look = Look {
+        now,
+        shown: Vec::new(),
+        ders: Vec::new(),
+        serving: Vec::new(),
+        findings: Vec::new(),
+    };
     look.all(&args, configured.scope.as_deref())?;
     look.weak();
+    look.who_is_connected(args.admin.as_deref(), !args.bundle.is_empty());
     look.who_signed_whom();
     let Look { shown, findings, .. } = look;
     let report = Report::new(findings, false);
@@ -69,6 +80,8 @@ struct Look {
     shown: Vec<Shown>,
     /// Parallel to `shown`.
     ders: Vec<CertificateDer<'static>>,
+    /// SHA-256 of the CAs of the bundle that can let clients in.
+    serving: Vec<String>,
     findings: Vec<Finding>,
 }
 
@@ -127,7 +140,13 @@ impl Look {
             match piece {
                 Piece::Certificate(der) => match Facts::read(&der) {
                     Ok(facts) => {
-                        self.shown.push(Shown { source, role, facts, signed: Vec::new() });
+                        self.shown.push(Shown {
+                            source,
+                            role,
+                            facts,
+                            signed: Vec::new(),
+                            dependents: None,
+                        });
                         self.ders.push(der.clone());
                         ders.push(der);
                     }
@@ -175,14 +194,17 @@ impl Look {
             }
         }
         match TrustBundle::load(paths) {
-            Ok(bundle) => self.findings.extend(certificate::entries(&bundle, self.now)),
+            Ok(bundle) => {
+                self.findings.extend(certificate::entries(&bundle, self.now));
+                self.serving = bundle.entries().iter().map(|e| e.info.sha256.clone()).collect();
+            }
             Err(e) => {
                 let todo =
                     "put the certificates of the tenant's CAs into it: `certs import FILE...`";
                 self.findings.push(GROUP.error("bundle", e.to_string(), todo));
             }
         }
-        self.findings.push(dependents(scope));
+        self.findings.push(dependents::of_scope(scope));
         Ok(())
     }
 
@@ -362,6 +384,22 @@ impl Look {
         }
     }
 
+    /// Which clients of the running gateway depend on which CA.
+    fn who_is_connected(&mut self, admin: Option<&str>, has_bundle: bool) {
+        let lets_in = |shown: &&mut Shown| {
+            shown.facts.is_ca && matches!(group(shown.role), Group::Bundle | Group::Files)
+        };
+        let mut cas = self.shown.iter_mut().filter(lets_in).peekable();
+        if cas.peek().is_none() {
+            return;
+        }
+        let (told, findings) = dependents::of_gateway(admin, has_bundle.then_some(&self.serving));
+        for shown in cas {
+            shown.dependents = told.as_ref().map(|told| told.on(&shown.facts.info.sha256));
+        }
+        self.findings.extend(findings);
+    }
+
     /// Which of the certificates shown depend on which.
     fn who_signed_whom(&mut self) {
         let all: Vec<(String, String, bool)> = self
@@ -476,26 +514,4 @@ fn readable_by_others(key: &Path) -> Option<Finding> {
     let text = format!("{} has mode {mode:o}: others can read the key", key.display());
     let todo = format!("chmod 600 {}", key.display());
     (mode & 0o077 != 0).then(|| Group::Certificate.warning("key-mode", text, todo))
-}
-
-/// Who could be let in by the bundle. Which CA lets in whom is not in the scope: the hub does not say.
-fn dependents(scope: Option<&Path>) -> Finding {
-    const GROUP: Group = Group::Bundle;
-    const ID: &str = "bundle-dependents";
-    match scope.map(census) {
-        Some(Ok(Some(census))) => {
-            let (by_ca, all, saved) = (census.by_ca, census.identities, x509::utc(census.saved));
-            let text = format!(
-                "{by_ca} of the {all} devices and modules in the scope of {saved} log in with a certificate of such a CA"
-            );
-            GROUP.ok(ID, text)
-        }
-        Some(Ok(None)) => {
-            GROUP.skipped(ID, "no scope was stored yet: who depends on these CAs is not known")
-        }
-        Some(Err(e)) => GROUP.skipped(ID, format!("the stored scope cannot be read ({e})")),
-        None => {
-            GROUP.skipped(ID, "StorageFolder is not set: who depends on these CAs is not known")
-        }
-    }
 }
