@@ -430,3 +430,6 @@ fn label(error: &ScopeFetchError) -> &'static str {
         ScopeFetchError::Malformed(_) => "malformed",
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -36,7 +36,7 @@ pub(super) const LONG: Duration = Duration::from_secs(60);
 pub(super) struct Lab {
     pub(super) hub: HubDouble,
     pub(super) upstream: Arc<Upstream>,
-    scope: Arc<Scope>,
+    pub(super) scope: Arc<Scope>,
     config: Config,
     pub(super) stop: CancellationToken,
     pub(super) tracker: TaskTracker,

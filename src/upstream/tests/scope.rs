@@ -11,7 +11,7 @@ use crate::upstream::refresh::ScopeRefresher;
 use crate::upstream::scope_api::{ScopeApi, ScopeFetchError};
 
 impl Lab {
-    fn api(&self) -> ScopeApi {
+    pub(in crate::upstream) fn api(&self) -> ScopeApi {
         ScopeApi::new(self.config.clone(), clock::system(), self.tracker.clone())
     }
 }
