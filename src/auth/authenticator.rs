@@ -318,8 +318,7 @@ impl Authenticator {
             Ok(leaf) => (leaf, false),
             Err(X509Refusal::Expired { since }) => {
                 let spared = self.spared(&bundle, entry.name.device(), chain, since, now);
-                let expired = || x509_refusal(entry, &X509Refusal::Expired { since });
-                (spared.ok_or_else(expired)?, true)
+                (spared.map_err(|e| x509_refusal(entry, &e))?, true)
             }
             Err(e) => return Err(x509_refusal(entry, &e)),
         };
@@ -350,7 +349,7 @@ impl Authenticator {
         })
     }
 
-    /// A leaf that ended at `since` and is spared that: see [`grace`].
+    /// A leaf that ended at `since` and is spared that: see [`grace`]. Else why not: that it ended, or that it was revoked.
     fn spared(
         &self,
         bundle: &TrustBundle,
@@ -358,15 +357,23 @@ impl Authenticator {
         chain: &[CertificateDer<'_>],
         since: UnixMillis,
         now: UnixMillis,
-    ) -> Option<VerifiedLeaf> {
+    ) -> Result<VerifiedLeaf, X509Refusal> {
+        let expired = || X509Refusal::Expired { since };
         let away = self.reach.away_for(self.clock.monotonic());
         if !grace::is_open(&self.policy, since, now, away) {
-            return None;
+            return Err(expired());
         }
-        let leaf = bundle.verify_below(chain, since, now).ok()?;
-        let key = chain.first().and_then(grace::key_digest)?;
+        let leaf = bundle.verify_below(chain, since, now).map_err(|e| match e {
+            // That is what there is to mend: with a new certificate alone it is not.
+            X509Refusal::Revoked { .. } | X509Refusal::IntermediateRevoked { .. } => e,
+            _ => expired(),
+        })?;
+        let key = chain.first().and_then(grace::key_digest).ok_or_else(expired)?;
         let seen = self.ledger.knows(device, &key, &leaf.ca_sha256);
-        (grace::intermediates_are_valid(chain, now) && seen).then_some(leaf)
+        match grace::intermediates_are_valid(chain, now) && seen {
+            true => Ok(leaf),
+            false => Err(expired()),
+        }
     }
 }
 

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
-use super::{Admission, Credential};
-use crate::certs::Window;
+use super::{Admission, Credential, x509};
+use crate::certs::{Authority, Window};
 use crate::clock::{Clock, SystemClock, UnixMillis};
 use crate::identity::{ClientName, DeviceId, Identity};
 
@@ -29,6 +29,18 @@ pub(crate) fn valid() -> Window {
 /// The certificates of a PEM text.
 pub(crate) fn ders(pem: &str) -> Vec<CertificateDer<'static>> {
     CertificateDer::pem_slice_iter(pem.as_bytes()).map(|der| der.unwrap()).collect()
+}
+
+/// A list of `ca` that revokes these, in PEM; from the day before [`NOW`] on, due to be followed by another after a day.
+pub(crate) fn revoking(ca: &Authority, revoked: &[&CertificateDer<'_>]) -> String {
+    let serial = |der: &&CertificateDer<'_>| {
+        let (_, certificate) = x509_parser::parse_x509_certificate(der).unwrap();
+        certificate.raw_serial().to_vec()
+    };
+    let serials: Vec<Vec<u8>> = revoked.iter().map(serial).collect();
+    let serials: Vec<&[u8]> = serials.iter().map(Vec::as_slice).collect();
+    let list = x509::testing::revocation_list(ca, &serials, window(-86_400, 86_400));
+    x509::testing::pem("X509 CRL", &list)
 }
 
 /// A device that was let in, by a token that does not end.

@@ -60,30 +60,55 @@ async fn disconnects(gateway: &Gateway) -> f64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_reloads_under_200_devices_disconnect_nobody() {
     const DEVICES: usize = 200;
-    const ROUNDS: usize = 250;
+    const ROUNDS: usize = 100;
     let world = world(DEVICES).await;
     let gateway = world.gateway().await;
     let fleet = world.fleet(|d| d.interval = Duration::from_secs(1));
     all_connected(&fleet).await;
     let before = fleet.acked();
-    let (other, second) = (file(&world, "other.pem"), ca("Other"));
-    let text = second.certificate_pem();
-    // Four reloads a round: a CA more, half of its file, the whole again, the CA out.
-    for round in 0..ROUNDS {
-        fs::write(&other, text).expect("a file");
-        let Applied { added, removed, closing } = applied(gateway.reload_trust_bundle().await);
-        assert_eq!(
-            (&added[..], removed.len(), closing.len()),
-            (&["CN=Other".to_owned()][..], 0, 0)
-        );
-        fs::write(&other, &text[..text.len() / 2]).expect("a file");
+    let changes = async |case: &str, added: &[&str], removed: &[&str]| {
+        let now = applied(gateway.reload_trust_bundle().await);
+        let told = (now.added, now.removed);
+        let owned = |names: &[&str]| names.iter().map(|&n| n.to_owned()).collect::<Vec<String>>();
+        assert_eq!(told, (owned(added), owned(removed)), "{case}");
+        assert_eq!(now.closing, [], "{case}");
+    };
+    let refused = async |case: &str, expected: &str| {
         let reload = gateway.reload_trust_bundle().await;
-        assert!(matches!(reload, BundleReload::Refused { label: "worse", .. }), "{reload:?}");
-        fs::write(&other, text).expect("a file");
-        assert_eq!(gateway.reload_trust_bundle().await, BundleReload::Unchanged);
+        let is_it = matches!(reload, BundleReload::Refused { label, .. } if label == expected);
+        assert!(is_it, "{case}: {reload:?}");
+    };
+    let unchanged = async |case: &str| {
+        assert_eq!(gateway.reload_trust_bundle().await, BundleReload::Unchanged, "{case}");
+    };
+    let (other, new, moved) =
+        (file(&world, "other.pem"), file(&world, "new.tmp"), file(&world, "moved.pem"));
+    let (own, text) = (file(&world, "tenant.pem"), ca("Other").certificate_pem().to_owned());
+    let tenant = world.pki.tenant_ca.certificate_pem();
+    // Ten reloads a round, three of a file of its own, seven of the file that the devices' own CA is in.
+    for _ in 0..ROUNDS {
+        fs::write(&other, &text).expect("a file");
+        changes("a CA more", &["CN=Other"], &[]).await;
+        fs::write(&other, &text[..text.len() / 2]).expect("a file");
+        refused("half of it", "worse").await;
         fs::remove_file(&other).expect("it is there");
-        let Applied { added, removed, closing } = applied(gateway.reload_trust_bundle().await);
-        assert_eq!((added.len(), removed.len(), closing.len()), (0, 1, 0), "round {round}");
+        changes("the CA out", &[], &["CN=Other"]).await;
+
+        fs::write(&new, tenant).expect("a file");
+        fs::rename(&new, &own).expect("the same folder");
+        unchanged("the same in its place").await;
+        fs::write(&own, &tenant[..tenant.len() / 2]).expect("a file");
+        refused("half of the devices' own CA", "nothing_usable").await;
+        fs::write(&own, [tenant, &text].concat()).expect("a file");
+        changes("another CA behind it", &["CN=Other"], &[]).await;
+        fs::write(&own, [&text, tenant].concat()).expect("a file");
+        changes("the other way round", &[], &[]).await;
+        fs::rename(&own, &moved).expect("the same folder");
+        changes("by another name", &[], &[]).await;
+        fs::write(&moved, tenant).expect("a file");
+        changes("alone again", &[], &["CN=Other"]).await;
+        fs::rename(&moved, &own).expect("the same folder");
+        changes("by its old name", &[], &[]).await;
     }
     // Publishing went on, for everybody.
     fleet.progress(DEVICES as u64).await;

@@ -9,10 +9,12 @@ use rumqttc::mqttbytes::v4::ConnectReturnCode;
 use sphere_gateway::certs::Window;
 use sphere_gateway::clock::{Clock, SystemClock, UnixMillis};
 use sphere_gateway::gateway::Gateway;
+use tokio::io::AsyncReadExt as _;
 
+use crate::bundle;
 use crate::client::{admitted, refusals, telemetry};
 use crate::device::{self, DeviceConfig};
-use crate::support::{World, eventually, get, metrics, series};
+use crate::support::{PATIENCE, World, eventually, get, metrics, series};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -45,12 +47,17 @@ async fn start(world: &World, clock: &Arc<Ahead>) -> Gateway {
 
 /// Device `index` with a leaf that ends in an hour.
 fn with_short_leaf(world: &World, index: usize) -> DeviceConfig {
+    short_leaf(world, index).0
+}
+
+/// The same, and the leaf in PEM.
+fn short_leaf(world: &World, index: usize) -> (DeviceConfig, String) {
     let mut config = world.device(index);
     let now = SystemClock.wall();
     let window = Window { not_before: UnixMillis(now.0 - 60_000), not_after: now.plus(HOUR) };
     let issued = world.pki.tenant_ca.issue_client(&config.id, window).expect("a leaf");
     config.tls = device::client_tls(device::gateway_roots(&world.pki), Some(&issued));
-    config
+    (config, issued.leaf_pem)
 }
 
 async fn answer(config: &DeviceConfig) -> ConnectReturnCode {
@@ -99,6 +106,40 @@ async fn a_device_whose_certificate_ends_in_an_outage_comes_back_by_grace_and_ov
     assert_eq!(answer(&known).await, ConnectReturnCode::NotAuthorized, "the grace is over");
     let text = metrics(&gateway).await;
     assert_eq!(series(&text, "sphere_gateway_leaf_expired_devices", &[]), 1.0);
+    gateway.shutdown().await;
+    world.end().await;
+}
+
+/// Revoked while the hub is away: neither the live session nor the grace outlasts the list.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_device_that_came_back_by_grace_has_to_leave() {
+    let mut world = bundle::world(1).await;
+    world.set("authSettings__expiredLeafGrace", "3.00:00:00");
+    world.set("CloudOperationTimeoutSecs", "1");
+    let clock = Arc::new(Ahead::default());
+    let gateway = start(&world, &clock).await;
+    let (device, leaf) = short_leaf(&world, 0);
+    drop(admitted(&device).await);
+    eventually("the hub is reached", async || !is_away(&gateway).await).await;
+    world.hub.go_away().await;
+    eventually("the hub is away", async || is_away(&gateway).await).await;
+    clock.set(25 * HOUR);
+    eventually("grace is open", async || answer(&device).await == ConnectReturnCode::Success).await;
+    let mut live = admitted(&device).await;
+
+    let list = bundle::revocation_list(&world.pki.tenant_ca, &leaf);
+    std::fs::write(bundle::file(&world, "tenant.crl"), list).expect("a file");
+    gateway.reload_trust_bundle().await;
+    let mut rest = [0; 64];
+    let ended = tokio::time::timeout(PATIENCE, async {
+        while live.read(&mut rest).await.is_ok_and(|n| n > 0) {}
+    });
+    ended.await.expect("the session is ended");
+    assert_eq!(answer(&device).await, ConnectReturnCode::NotAuthorized);
+    assert!(refusals(&gateway, "connect", "revoked").await >= 1.0);
+    // The list is stale by now: it goes on revoking.
+    clock.set(26 * HOUR);
+    assert_eq!(answer(&device).await, ConnectReturnCode::NotAuthorized);
     gateway.shutdown().await;
     world.end().await;
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustls_pki_types::CertificateDer;
 
 use super::*;
-use crate::auth::testing::{NOW, StillClock, ders, window};
+use crate::auth::testing::{NOW, StillClock, ders, revoking, window};
 use crate::auth::{
     Admission, Attempt, AuthKind, Authenticator, Credential, Scope, ScopeEntry, Status, TrustBundle,
 };
@@ -288,6 +288,38 @@ fn a_ca_that_ended_within_the_outage_grants_no_grace() {
     assert_eq!(site.label("d1", &leaf), Ok("grace"));
     site.clock.pass(HOUR);
     assert!(site.label("d1", &leaf).is_err());
+}
+
+/// Grace spares a leaf its end and nothing else: a list that comes into the folder while the hub is away counts for who comes
+/// back and for who is there, and goes on counting when it is stale.
+#[test]
+fn a_revoked_leaf_has_no_grace() {
+    let site = Site::new(72 * HOUR);
+    let (leaf, other) = (site.leaf("d1"), site.leaf("d2"));
+    let (live, before) = (site.log_in("d1", &leaf).unwrap(), site.log_in("d2", &other).unwrap());
+    site.outage(25 * HOUR);
+    let by_grace = site.log_in("d1", &leaf).unwrap();
+    assert_eq!(by_grace.credential.label(), "grace");
+    let of = |list: String| {
+        let pem = format!("{}{list}", site.tenant.certificate_pem());
+        TrustBundle::from_bytes("t", pem.as_bytes()).unwrap()
+    };
+    let stranger = tenant("Tenant");
+    for (case, list, expected, returns) in [
+        ("another leaf", revoking(&site.tenant, &[&other[0]]), Ok(()), Ok("grace")),
+        ("nobody's list", revoking(&stranger, &[&leaf[0]]), Ok(()), Ok("grace")),
+        ("it", revoking(&site.tenant, &[&leaf[0]]), Err("revoked"), Err("revoked")),
+    ] {
+        site.authenticator.replace_bundle(of(list));
+        for session in [&live, &by_grace] {
+            assert_eq!(site.standing(session), expected, "{case}");
+        }
+        assert_eq!(site.label("d1", &leaf), returns, "{case}");
+        assert_eq!(site.standing(&before).is_err(), case == "another leaf", "{case}");
+    }
+    site.clock.pass(40 * HOUR);
+    assert_eq!(site.label("d1", &leaf), Err("revoked"), "the list is stale now");
+    assert_eq!(site.label("d2", &other), Ok("grace"));
 }
 
 #[test]

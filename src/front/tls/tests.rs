@@ -19,7 +19,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::*;
-use crate::auth::testing::{NOW, StillClock, ders, valid, window};
+use crate::auth::testing::{NOW, StillClock, ders, revoking, valid, window};
 use crate::auth::{
     Attempt, AuthKind, Authenticator, Policy, Scope, ScopeEntry, Status, TrustBundle,
 };
@@ -467,6 +467,9 @@ async fn a_resumed_session_is_judged_as_strictly_as_a_full_one() {
     let scope = Arc::new(Scope::load(folder.path().join("scope.json"), edge).0);
     let clock = StillClock::at(NOW);
     let bundle = TrustBundle::from_bytes("t", tenant.certificate_pem().as_bytes()).unwrap();
+    let list = revoking(&tenant, &[&ders(&issued.leaf_pem)[0]]);
+    let with_list = format!("{}{list}", tenant.certificate_pem());
+    let with_list = TrustBundle::from_bytes("t", with_list.as_bytes()).unwrap();
     let day = Duration::from_secs(86_400);
     let policy =
         Policy { expired_leaf_grace: day, away_after: Duration::ZERO, ..Policy::default() };
@@ -515,6 +518,11 @@ async fn a_resumed_session_is_judged_as_strictly_as_a_full_one() {
         register(Status::Enabled);
         authenticator.replace_bundle(TrustBundle::empty());
         assert_eq!(judged(HandshakeKind::Resumed).await, Err("unknown_ca"), "{version:?}");
+        authenticator.replace_bundle(with_list.clone());
+        assert_eq!(judged(HandshakeKind::Resumed).await, Err("revoked"), "{version:?}");
+        // Nor does its end, or an outage, help.
+        clock.set(window(0, 43_201).not_after);
+        assert_eq!(judged(HandshakeKind::Resumed).await, Err("revoked"), "{version:?}, by grace");
     }
 }
 
