@@ -111,7 +111,7 @@ pub(super) async fn run<S>(
     let limits = front.config.session;
     let leave = pass.leave().clone();
     let mut connection = Connection {
-        wire: Wire::new(stream, front.config.write_timeout),
+        wire: Wire::new(stream, pass.place(), front.config.write_timeout),
         chain,
         peer,
         session: Session::new(limits, front.clock.monotonic()),
@@ -261,8 +261,9 @@ where
     ) -> Wake {
         self.handover.start();
         let may_read = self.may_take();
-        if may_read != self.session.is_reading() {
-            self.session.set_reading(may_read, self.front.clock.monotonic());
+        let reads = may_read && self.wire.has_place();
+        if reads != self.session.is_reading() {
+            self.session.set_reading(reads, self.front.clock.monotonic());
         }
         alarm.set(self.session.deadline().into_iter().chain(self.pace.rest_until()).min());
         tokio::select! {
@@ -312,6 +313,11 @@ where
             WireEvent::Stalled => {
                 let detail = "the client has not taken our answers for the write timeout";
                 self.close(CloseReason::peer("write_timeout", detail));
+            }
+            WireEvent::Overdue => {
+                let detail =
+                    "the rest of a large packet did not come, and others waited for its room";
+                self.close(CloseReason::peer("packet_overdue", detail));
             }
         }
     }
@@ -415,6 +421,7 @@ where
             return Err(later(refusal.label, refusal.detail));
         }
         self.admitted = true;
+        self.wire.is_of_client();
         self.front.metrics.client_connected(identity);
         seat::tell_connected(&admission, self.peer, &self.front.metrics);
         Ok(())

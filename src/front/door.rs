@@ -24,6 +24,7 @@ use super::limits::log_ins::{LogIns, TooOften};
 use super::limits::pressure::Pressure;
 use super::limits::strangers::{Room, Serial, Strangers};
 use super::limits::{Config, Source};
+use super::unfinished::{Place, Unfinished};
 use crate::clock::SharedClock;
 use crate::identity::Identity;
 use crate::metrics::Metrics;
@@ -37,6 +38,7 @@ pub(super) struct Door {
     connections_max: usize,
     packets_per_sec: u32,
     turns: Arc<Semaphore>,
+    unfinished: Arc<Unfinished>,
     state: Mutex<State>,
     clock: SharedClock,
     metrics: Arc<Metrics>,
@@ -82,6 +84,7 @@ impl Door {
             connections_max,
             packets_per_sec: config.packets_per_sec,
             turns: Arc::new(Semaphore::new(config.handshake_threads.max(1))),
+            unfinished: Unfinished::new(Arc::clone(&metrics)),
             state: Mutex::new(state),
             clock,
             metrics,
@@ -99,6 +102,12 @@ impl Door {
             };
             gauge("connections_open", "TCP connections of devices, handshakes included", open);
             gauge("connections_not_logged_in", "those of them that have not logged in", strangers);
+            let bytes = door.unfinished.taken_bytes();
+            gauge(
+                "unfinished_packet_bytes",
+                "bytes kept for packets that have come in part",
+                bytes,
+            );
             gauge("addresses_banned", "addresses that are turned away now for a while", banned);
         });
         door
@@ -200,6 +209,11 @@ impl Pass {
         drop(state);
         self.identity = Some(identity.clone());
         Ok(())
+    }
+
+    /// Where its packets wait until they are whole.
+    pub(super) fn place(&self) -> Place {
+        self.door.unfinished.place()
     }
 
     /// At what pace its packets are served.

@@ -21,3 +21,4 @@ pub mod live;
 mod refused;
 pub mod roster;
 pub mod tls;
+mod unfinished;

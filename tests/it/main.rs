@@ -33,6 +33,7 @@ mod kill;
 mod live_first;
 mod log_format;
 mod manifest;
+mod maximal;
 mod metrics_docs;
 mod metrics_queries;
 mod outage;

@@ -154,6 +154,7 @@ pub const REASONS: &[Reason] = &[
     closed("read", Noise, "the connection broke before its CONNECT was answered", LOOK),
     closed("write", Noise, "the connection broke while its CONNECT was answered", LOOK),
     closed("write_timeout", Noise, "it did not take the answer to its CONNECT", LOOK),
+    closed("packet_overdue", Noise, "the rest of a large packet did not come for ten seconds, and others waited for its room", "Look at the network of that client; one that is only slow sends smaller packets"),
     closed("shutdown", Noise, "the gateway stops", "Nothing: devices come back by themselves"),
     closed("read_past_stop", Ours, "packets were taken that should have waited", DEFECT),
     closed("encode", Ours, "a packet of ours could not be written", DEFECT),

@@ -15,6 +15,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+use crate::front::unfinished::Place;
 use crate::mqtt::codec::{self, CodecError, EncodeError};
 use crate::mqtt::packet::Packet;
 
@@ -37,11 +38,15 @@ pub(super) enum WireEvent {
     Written(io::Result<()>),
     /// The peer has taken nothing for the write timeout.
     Stalled,
+    /// The rest of a large packet does not come, and others wait for its place.
+    Overdue,
 }
 
 /// The stream of one connection.
 pub(super) struct Wire<S> {
     stream: S,
+    /// For a large packet that has come in part.
+    place: Place,
     inbox: BytesMut,
     /// Whether `inbox` has become larger than [`KEEP_BYTES`].
     inbox_grown: bool,
@@ -57,9 +62,10 @@ impl<S> Wire<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    pub(super) fn new(stream: S, write_timeout: Duration) -> Self {
+    pub(super) fn new(stream: S, place: Place, write_timeout: Duration) -> Self {
         Self {
             stream,
+            place,
             inbox: BytesMut::new(),
             inbox_grown: false,
             outbox: BytesMut::new(),
@@ -77,12 +83,31 @@ where
     /// The next complete packet.
     pub(super) fn decode(&mut self, packet_bytes_max: usize) -> Result<Option<Packet>, CodecError> {
         let packet = codec::decode(&mut self.inbox, packet_bytes_max)?;
+        if packet.is_some() {
+            self.place.is_done();
+        }
         // A buffer that once held a large packet would stay large as long as the connection lives.
         if self.inbox.is_empty() && self.inbox_grown {
             self.inbox = BytesMut::new();
             self.inbox_grown = false;
         }
         Ok(packet)
+    }
+
+    /// It has logged in.
+    pub(super) fn is_of_client(&mut self) {
+        self.place.is_of_client();
+    }
+
+    /// Whether there is room for the rest of what came in part. While there is not, silence is not the peer's.
+    pub(super) fn has_place(&mut self) -> bool {
+        self.place.is_there(self.lacking())
+    }
+
+    /// Bytes of the packet that has come in part, as it announces itself; 0 = none has.
+    fn lacking(&self) -> usize {
+        let announced = codec::announced(&self.inbox);
+        announced.filter(|&bytes| bytes > self.inbox.len()).unwrap_or_default()
     }
 
     /// Puts a packet among those to be written.
@@ -120,7 +145,15 @@ where
                 }
             }
         }
-        if may_read { self.poll_read(cx).map(WireEvent::Read) } else { Poll::Pending }
+        if !may_read {
+            self.place.rests();
+            return Poll::Pending;
+        }
+        ready!(self.place.poll_there(cx, self.lacking()));
+        match self.poll_read(cx) {
+            Poll::Ready(read) => Poll::Ready(WireEvent::Read(read)),
+            Poll::Pending => self.place.poll_overdue(cx).map(|()| WireEvent::Overdue),
+        }
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {

@@ -25,9 +25,9 @@
 //! however many addresses there are, one is left for those that are in. What is no ClientHello costs 20 us: 1,000 a second
 //! are 2 % of a core.
 //! Memory: 4,096 addresses of 160 bytes, 4,096 identities of 250 bytes: 1.5 MiB. A connection that has said nothing costs
-//! its task and socket, 2 KiB; its TLS state (10 to 64 KiB) is made with its first byte. Maximal packets: who has not logged in
-//! holds at most the 64 KiB of a CONNECT; a client holds, beside the store's budget, one packet half received (256 KiB) and
-//! one and 64 KiB on their way: 600 KiB, so 100 clients at most 60 MiB. It takes as many devices to use that up.
+//! its task and socket, 2 KiB; its TLS state (10 to 64 KiB) is made with its first byte. Maximal packets: what has come of packets in
+//! part is 16 MiB of clients and 2 MiB of strangers in all, and 20 KiB a connection ([`super::unfinished`]); beside the store's
+//! budget a client has one whole packet and 64 KiB on their way: 320 KiB, while the disk does not keep up.
 
 pub(super) mod bucket;
 pub(super) mod conduct;

@@ -27,6 +27,12 @@ pub fn decode(input: &mut BytesMut, max_bytes: usize) -> Result<Option<Packet>, 
     decode_body(header.first, Reader(body)).map(Some)
 }
 
+/// How many bytes the first packet of `input` has in all, whole or not; `None` while its fixed header does not tell.
+pub fn announced(input: &[u8]) -> Option<usize> {
+    let header = FixedHeader::peek(input, usize::MAX).ok()??;
+    Some(header.length + header.remaining)
+}
+
 struct FixedHeader {
     first: u8,
     /// Bytes of the fixed header itself: 2 to 5.

@@ -18,7 +18,7 @@ mod error;
 #[cfg(test)]
 mod tests;
 
-pub use decode::decode;
+pub use decode::{announced, decode};
 pub use encode::encode;
 pub use error::{CodecError, EncodeError};
 
