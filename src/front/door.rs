@@ -23,10 +23,11 @@ use super::limits::conduct::{Conducts, Cost, TurnedAway};
 use super::limits::log_ins::{LogIns, TooOften};
 use super::limits::pressure::Pressure;
 use super::limits::strangers::{Room, Serial, Strangers};
+use super::limits::vouched::Vouched;
 use super::limits::{Config, Source};
 use super::unfinished::{Place, Unfinished};
 use crate::clock::SharedClock;
-use crate::identity::Identity;
+use crate::identity::{DeviceId, Identity};
 use crate::metrics::Metrics;
 
 /// Connections beyond the limit that were asked to make room: they end at once, or within the second for a farewell. There
@@ -48,6 +49,7 @@ struct State {
     open: usize,
     conducts: Conducts,
     log_ins: LogIns,
+    vouched: Vouched,
     strangers: Strangers,
     pressure: Pressure,
     /// How each stranger is asked to make room.
@@ -76,6 +78,7 @@ impl Door {
             open: 0,
             conducts: Conducts::new(config),
             log_ins: LogIns::new(config.log_ins_per_min),
+            vouched: Vouched::new(config.log_ins_per_min),
             strangers: Strangers::default(),
             pressure: Pressure::default(),
             leave: HashMap::new(),
@@ -193,6 +196,12 @@ impl Pass {
     /// The handshake or the log-in failed.
     pub(super) fn failed(&self, cost: Cost) {
         self.door.count_failure(&mut self.door.lock(), self.source, cost);
+    }
+
+    /// What it counts for that it is refused, although a CA of the bundle says that it is `device`.
+    pub(super) fn refused_though_vouched(&self, device: &DeviceId) -> Cost {
+        let now = self.door.clock.monotonic();
+        self.door.lock().vouched.refused(device, now)
     }
 
     /// It has proved that it is `identity`: it makes room for nobody any more.

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use hub_double::DeviceSpec;
 use rumqttc::mqttbytes::QoS;
 use rumqttc::mqttbytes::v4::{
     Connect, ConnectReturnCode, LastWill, Packet, Subscribe, SubscribeFilter,
@@ -26,7 +27,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::client::{admitted, connect, refusals, telemetry};
 use crate::device::{self, DeviceConfig};
-use crate::site::GATEWAY;
+use crate::site::{EDGE, GATEWAY};
 use crate::support::{Fleet, World, eventually, metrics, series};
 
 const HONEST: usize = 100;
@@ -211,6 +212,40 @@ async fn well_behaved_devices_do_not_notice_floods_of_every_kind() {
         series(&metrics(&gateway).await, "sphere_gateway_connections_open", &[]) == 0.0
     })
     .await;
+    gateway.shutdown().await;
+    world.end().await;
+}
+
+/// The leaf is of our own CA and its key is there; only the hub says no. A few times it is a device in need, then an attacker.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_disabled_device_that_comes_all_the_time_is_turned_away() {
+    let mut world = World::new(2).await;
+    world.set("mqttSettings__ConnectionsMax", "10");
+    world.set("mqttSettings__FailedConnectsPerMin", "10");
+    let spec = DeviceSpec::certificate(&*world.pki.devices[0].id);
+    world.hub.put_device(spec.child_of(EDGE).disabled());
+    let gateway = world.gateway().await;
+    let to = gateway.mqtt_addr();
+    drop(admitted(&world.device(1)).await);
+    let mut attackers = JoinSet::new();
+    // Strangers hold most of the places: the gateway is pressed.
+    for _ in 0..6 {
+        attackers.spawn(async move {
+            loop {
+                hold(2, to, &[]).await;
+            }
+        });
+    }
+    let disabled = world.device(0);
+    attackers.spawn(async move {
+        loop {
+            let _ = log_in(5, to, &disabled.tls, connect(&disabled)).await;
+        }
+    });
+    is_refused(&gateway, "connect", "disabled").await;
+    is_refused(&gateway, "accept", "address_banned").await;
+    assert!(refusals(&gateway, "connect", "disabled").await > 30.0, "it had its tries");
+    attackers.shutdown().await;
     gateway.shutdown().await;
     world.end().await;
 }

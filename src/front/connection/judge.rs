@@ -36,11 +36,12 @@ pub(super) async fn judge(
 }
 
 /// What a refused attempt counts for. A device whose certificate has ended, or that is disabled or not registered, is no
-/// attacker: a site has many of them after an outage, and they come back until somebody mends it.
+/// attacker: a site has many of them after an outage, and they come back until somebody mends it. One that comes all the
+/// time costs what an attacker does, and counts as one.
 pub(super) async fn cost(front: &Front, attempt: Attempt<'_>, pass: &Pass) -> Cost {
     let _turn = pass.turn().await;
     match front.authenticator.has_vouched(attempt) {
-        true => Cost::Nothing,
+        true => pass.refused_though_vouched(attempt.claim.device()),
         false => Cost::Handshake,
     }
 }

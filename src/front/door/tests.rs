@@ -105,6 +105,29 @@ fn an_address_that_only_fails_is_turned_away_and_one_that_succeeds_is_not() {
     assert!(world.enter(1).is_ok() && world.enter(2).is_ok());
 }
 
+/// One leaf of our own CA, of a device that is disabled, used for a flood; and a site of such devices.
+#[test]
+fn one_vouched_leaf_that_hammers_is_turned_away_and_a_site_in_need_is_not() {
+    let world = World::new(10_000);
+    world.press();
+    let refused = |address, id: &str| {
+        let Ok(pass) = world.enter(address) else { return false };
+        pass.failed(pass.refused_though_vouched(&DeviceId::parse(id).unwrap()));
+        true
+    };
+    for round in 0..20 {
+        assert!((0..100).all(|n| refused(1, &format!("d{n}"))), "round {round}");
+    }
+    let times = (0..1000).take_while(|_| refused(2, "bad")).count();
+    assert_eq!(
+        times,
+        30 + 60 + 5,
+        "its own, the address's failures, and what it had saved of its share"
+    );
+    assert!(matches!(world.enter(2).err(), Some(Closed::Banned(_))));
+    assert!(refused(1, "d7"));
+}
+
 #[test]
 fn a_fight_is_damped_and_counted_against_the_address() {
     let world = World::new(100);

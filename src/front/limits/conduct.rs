@@ -54,8 +54,8 @@ const SHARE_SAVED_SECS: f64 = 0.1;
 /// What a failure cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::front) enum Cost {
-    /// Next to nothing (no ClientHello came: 20 us), or a CA of the bundle vouches for who failed: that is a device in
-    /// need of a hand, and it comes back until it has got it.
+    /// Next to nothing (no ClientHello came: 20 us), or a CA of the bundle vouches for who failed, and it does not come too
+    /// often ([`super::vouched`]): that is a device in need of a hand, and it comes back until it has got it.
     Nothing,
     /// Signatures were made and checked.
     Handshake,

@@ -4,10 +4,10 @@
 //!  accept --> [pressure], then [conduct]: is the address banned? --> [strangers]: is there room, and who makes it?
 //!                ^ failed, admitted                      | first byte, TLS (in turns), CONNECT
 //!                '---------------------------------------+--> [log_ins]: does the identity come too often?
-//!                                                                 '--> admitted: [bucket::Pace] of its packets
+//!                          refused, though a CA vouches: [vouched] --'--> admitted: [bucket::Pace] of its packets
 //! ```
 //!
-//! Owns: [`Config`] and the five machines. They are pure: time is handed in, verdicts come out; [`super::door`] drives them.
+//! Owns: [`Config`] and the six machines. They are pure: time is handed in, verdicts come out; [`super::door`] drives them.
 //! Must not know: sockets, the runtime, MQTT.
 //!
 //! # What an honest site must not feel
@@ -24,7 +24,8 @@
 //! then 10 a ban of up to 60 s, and a quarter of the turns: three quarters of a core. Handshakes run on all cores but one, so
 //! however many addresses there are, one is left for those that are in. What is no ClientHello costs 20 us: 1,000 a second
 //! are 2 % of a core.
-//! Memory: 4,096 addresses of 160 bytes, 4,096 identities of 250 bytes: 1.5 MiB. A connection that has said nothing costs
+//! Memory: 4,096 addresses of 160 bytes, 4,096 identities of 250 bytes, and as many
+//! devices that are refused: 2.5 MiB. A connection that has said nothing costs
 //! its task and socket, 2 KiB; its TLS state (10 to 64 KiB) is made with its first byte. Maximal packets: what has come of packets in
 //! part is 16 MiB of clients and 2 MiB of strangers in all, and 20 KiB a connection ([`super::unfinished`]); beside the store's
 //! budget a client has one whole packet and 64 KiB on their way: 320 KiB, while the disk does not keep up.
@@ -35,6 +36,7 @@ pub(super) mod log_ins;
 pub(super) mod pressure;
 pub(crate) mod source;
 pub(super) mod strangers;
+pub(super) mod vouched;
 
 use std::time::Duration;
 
