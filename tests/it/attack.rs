@@ -154,11 +154,11 @@ fn attack(world: &World, to: SocketAddr) -> JoinSet<()> {
             hold(3, to, b"GET / HTTP/1.1\r\n\r\n").await;
         }
     });
-    tasks.spawn(bad_log_ins(4, to, forged(world), 300, false));
+    tasks.spawn(bad_log_ins(4, to, forged(world), usize::MAX, false));
     // A certificate of the tenant's CA, and names that nobody has registered.
     tasks.spawn(bad_log_ins(5, to, world.device(0), 200, true));
     tasks.spawn(subscribes(6, to, world.device(SUBSCRIBER)));
-    tasks.spawn(dies(7, to, world.device(DIES), 60));
+    tasks.spawn(dies(7, to, world.device(DIES), usize::MAX));
     tasks.spawn(fights(8, to, world.device(FIGHTER)));
     tasks.spawn(fights(9, to, world.device(FIGHTER)));
     tasks
@@ -175,10 +175,12 @@ async fn is_refused(gateway: &Gateway, stage: &str, reason: &str) {
 async fn well_behaved_devices_do_not_notice_floods_of_every_kind() {
     let mut world = World::new(HONEST + 4).await;
     world.set("mqttSettings__ConnectionsMax", "200");
-    // A ban is to be seen by whoever comes next, however slow this machine is.
-    world.set("mqttSettings__FailedConnectsPerMin", "60");
+    // What is forgiven in a minute is less than what the slowest machine gets done in one: a flood is one everywhere.
+    world.set("mqttSettings__FailedConnectsPerMin", "10");
+    world.set("mqttSettings__LogInsPerMin", "1");
     let gateway = world.gateway().await;
-    let fleet = world.fleet_of(0..HONEST, |config| config.interval = Duration::from_millis(100));
+    // An emulated processor does a hundred messages a second beside all that; a thousand would be a flood of ours.
+    let fleet = world.fleet_of(0..HONEST, |config| config.interval = Duration::from_secs(1));
     eventually("all honest devices are connected", async || fleet.connected() == HONEST).await;
     let disconnects = async |id: &str| {
         let id = format!("id=\"{id}\"");
@@ -186,9 +188,14 @@ async fn well_behaved_devices_do_not_notice_floods_of_every_kind() {
     };
     fleet.progress(200).await;
     let mut attackers = attack(&world, gateway.mqtt_addr());
-    fleet.progress(500).await;
-    // One that comes in the middle of it gets in.
-    drop(admitted(&world.device(LATE)).await);
+    fleet.progress(300).await;
+    // One that comes in the middle of it gets in; at a try or two, while those who make room are slow to leave.
+    let late = world.device(LATE);
+    eventually("a device gets in", async || {
+        let answer = device::connect(&late, 60).await;
+        matches!(answer, Ok((_, ConnectReturnCode::Success)))
+    })
+    .await;
     for (stage, reason) in [
         ("tls", "not_tls"),
         ("connect", "unknown_ca"),
@@ -200,7 +207,7 @@ async fn well_behaved_devices_do_not_notice_floods_of_every_kind() {
     ] {
         is_refused(&gateway, stage, reason).await;
     }
-    fleet.progress(500).await;
+    fleet.progress(300).await;
     attackers.shutdown().await;
     assert_eq!(fleet.connected(), HONEST);
     for (id, _) in &fleet.devices {
@@ -222,6 +229,7 @@ async fn one_disabled_device_that_comes_all_the_time_is_turned_away() {
     let mut world = World::new(2).await;
     world.set("mqttSettings__ConnectionsMax", "10");
     world.set("mqttSettings__FailedConnectsPerMin", "10");
+    world.set("mqttSettings__LogInsPerMin", "1");
     let spec = DeviceSpec::certificate(&*world.pki.devices[0].id);
     world.hub.put_device(spec.child_of(EDGE).disabled());
     let gateway = world.gateway().await;
@@ -254,7 +262,7 @@ async fn one_disabled_device_that_comes_all_the_time_is_turned_away() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fleet_that_shares_its_address_with_a_flood_gets_in() {
     let mut world = World::new(20).await;
-    world.set("mqttSettings__FailedConnectsPerMin", "60");
+    world.set("mqttSettings__FailedConnectsPerMin", "10");
     let gateway = world.gateway().await;
     let to = gateway.mqtt_addr();
     let mut attackers = JoinSet::new();
@@ -270,8 +278,8 @@ async fn a_fleet_that_shares_its_address_with_a_flood_gets_in() {
     attackers.spawn(bad_log_ins(1, to, forged, usize::MAX, false));
     // Both have long had more failures than an address has.
     eventually("the flood is there", async || {
-        refusals(&gateway, "tls", "not_tls").await > 200.0
-            && refusals(&gateway, "connect", "unknown_ca").await > 200.0
+        refusals(&gateway, "tls", "not_tls").await > 50.0
+            && refusals(&gateway, "connect", "unknown_ca").await > 50.0
     })
     .await;
     let fleet = world.fleet(|config| config.interval = Duration::from_millis(100));
