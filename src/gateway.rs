@@ -187,8 +187,7 @@ impl Gateway {
         let sample = gateway.run_sampler(&config, &clock);
         if let Some(listener) = admin {
             let identities = standing.warnings();
-            let (scope, roster) = (&doors.scope, &doors.roster);
-            let shown = Shown { sample, scope, end: &end, refusals: &refusals, roster };
+            let shown = Shown { sample, doors: &doors, end: &end, refusals: &refusals };
             gateway.run_admin(listener, &config, &configuration, shown, identities);
         }
         let given = daemon.as_ref().map(FromDaemon::trust_bundle_changes);

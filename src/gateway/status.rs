@@ -10,24 +10,22 @@ use tracing::error;
 use super::Gateway;
 use super::audit;
 use super::configuration::Configuration;
+use super::doors::Doors;
 use super::forecast::{self, LastSample};
 use super::refusals::Refusals;
 use super::server_end::ServerEnd;
 use crate::admin::{self, Admin};
-use crate::auth::Scope;
 use crate::auth::dependents::Dependents;
 use crate::clock::SharedClock;
 use crate::config::Config;
-use crate::front::roster::Roster;
 use crate::store::Health;
 
 /// Where it is looked up.
 pub(super) struct Shown<'a> {
     pub(super) sample: LastSample,
-    pub(super) scope: &'a Arc<Scope>,
+    pub(super) doors: &'a Doors,
     pub(super) end: &'a Arc<ServerEnd>,
     pub(super) refusals: &'a Arc<Refusals>,
-    pub(super) roster: &'a Arc<Roster>,
 }
 
 impl Gateway {
@@ -52,8 +50,8 @@ impl Gateway {
         shown: Shown<'_>,
         identities: impl Fn() -> Option<String> + Send + Sync + 'static,
     ) {
-        let Shown { sample, scope, end, refusals, roster } = shown;
-        let (suffix, ready) = (&config.metrics.suffix, self.readiness(Arc::clone(scope)));
+        let Shown { sample, doors, end, refusals } = shown;
+        let (suffix, ready) = (&config.metrics.suffix, self.readiness(Arc::clone(&doors.scope)));
         let (health, store, last) =
             (self.health.clone(), Arc::clone(&self.store), Arc::clone(&sample));
         let (waiting, configured) = (self.waiting.subscribe(), configuration.warnings());
@@ -70,7 +68,7 @@ impl Gateway {
             Health::Poisoned(why) => admin::Health::failing(vec![why.clone()]),
         };
         let queues = move || sample.load().as_deref().map(|sample| Arc::clone(&sample.queues));
-        let (refusals, roster) = (Arc::clone(refusals), Arc::clone(roster));
+        let (refusals, roster) = (Arc::clone(refusals), Arc::clone(&doors.roster));
         let dependents = move || Dependents::of(roster.admissions().iter().map(|a| &**a));
         let state = Admin::new(Arc::clone(&self.metrics), suffix, health, ready, queues)
             .with_refusals(move || refusals.report())
