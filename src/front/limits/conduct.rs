@@ -14,7 +14,10 @@
 //! Napkin: a handshake takes 5 ms of a Raspberry Pi 4: three turns serve 600 a second. A quarter of that is 150. Floods below
 //! 600 hold nobody up at all. With 1,000 a second one try in seven gets in: of devices that come back after 1, 2, ... 30 s
 //! half are in after 30 s, nine of ten after 5 minutes, the last of 100 after half an hour. Nothing before the certificate
-//! tells the devices from the flood, so with a quarter of the turns there is no more to be had.
+//! tells the devices from the flood, so with a quarter of the turns there is no more to be had: a source port is another one
+//! each time, a certificate comes after our signature, a line to wait in is filled by the flood in the same proportion. A session
+//! ticket of ours would tell; rustls does not show it before the handshake, and whoever reads the site's network can send it, too.
+//! A larger share would be paid by those who are in: their latency in a flood is what is measured.
 //!
 //! Invariants: at most [`TABLE_MAX`] addresses besides those of admitted clients. What is forgotten first is what says least:
 //! an address as good as new, then failures, then credit, then the ban that ends soonest. So whoever wants his ban forgotten
