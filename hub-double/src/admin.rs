@@ -8,6 +8,9 @@
 //! GET    /devices   GET|PUT|DELETE /devices/{id}   PUT|DELETE /devices/{id}/modules/{module}
 //! GET|PATCH|PUT /twins/{id}[/modules/{module}]     {"properties":{"desired":{..}}}; If-Match: an ETag
 //! POST   /twins/{id}[/modules/{module}]/methods    {"methodName":..,"payload":..,"responseTimeoutInSeconds":30}
+//! POST|GET /devices/{id}/c2d               {"body":..,"properties":{..},"messageId":..,"ack":"full","expiresInSeconds":60}
+//! DELETE /devices/{id}/commands            empties the queue of cloud-to-device messages
+//! GET    /feedback                         {"batches":[..],"open":[..]}
 //! GET|POST|DELETE /faults   DELETE /faults/{id}
 //! POST   /away      POST /back             stop listening and drop all connections; listen again
 //! POST   /clock     {"advance_ms":n}       wall time jumps forward
@@ -189,6 +192,7 @@ struct ClockRequest {
 
 async fn clock(State(hands): Hub, Json(request): Json<ClockRequest>) -> StatusCode {
     hands.hub.clock.advance(std::time::Duration::from_millis(request.advance_ms));
+    hands.hub.c2d_on_time();
     StatusCode::NO_CONTENT
 }
 

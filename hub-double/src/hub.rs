@@ -1,4 +1,4 @@
-//! What all ports of the double share: registry, log, faults, twins, and the roster of AMQP connections.
+//! What all ports of the double share: registry, log, faults, twins, and the roster of connections.
 //!
 //! Owns: who holds which identity's links, so that a newcomer takes over. Invariant: locks here are held for a few
 //! instructions and never over an await. Must not know: frames.
@@ -13,23 +13,40 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::BodySink;
+use crate::c2d::Queues;
 use crate::clock::Clock;
 use crate::faults::{Fault, FaultKind, Faults};
+use crate::feedback::Feedback;
 use crate::log::MessageLog;
 use crate::methods::Methods;
+use crate::mqtt::certificate::Cas;
+use crate::mqtt::filters::Sessions;
 use crate::registry::{Principal, Registry};
 use crate::twins::Twins;
+
+/// Purpose of a link that takes calls of methods, as a connection shows it.
+pub(crate) const METHOD_REQUESTS: &str = "method requests";
+/// Purpose of a link that takes cloud-to-device messages, as a connection shows it.
+pub(crate) const CLOUD_TO_DEVICE: &str = "cloud-to-device";
 
 /// Shared by every task of one double.
 #[derive(Debug)]
 pub(crate) struct Hub {
-    pub(crate) clock: Clock,
+    pub(crate) clock: Arc<Clock>,
     pub(crate) registry: Registry,
     pub(crate) log: MessageLog,
     pub(crate) faults: Faults,
     pub(crate) roster: Roster,
     pub(crate) twins: Twins,
     pub(crate) methods: Methods,
+    pub(crate) c2d: Queues,
+    pub(crate) feedback: Feedback,
+    /// Wakes who waits for the next end of a lock, a message or a feedback batch.
+    pub(crate) due: Notify,
+    /// What MQTT clients without CleanSession left.
+    pub(crate) sessions: Sessions,
+    /// Whose certificates devices log in with.
+    pub(crate) device_cas: Cas,
     pub(crate) limits: LinkLimits,
     pub(crate) lean: Option<Lean>,
 }
@@ -43,7 +60,7 @@ impl fmt::Debug for Lean {
     }
 }
 
-/// What the AMQP side announces.
+/// What the AMQP side announces; the size of messages is for MQTT too.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LinkLimits {
     /// Credit of a sender's link, messages.
@@ -71,14 +88,17 @@ pub(crate) enum Command {
     Desired { who: Principal, patch: Arc<str> },
     /// Call a method of an identity.
     Method { who: Principal, id: [u8; 16], name: Arc<str>, payload: Arc<[u8]> },
+    /// A device's queue of cloud-to-device messages has something to take.
+    CloudToDevice { who: Principal },
 }
 
-/// One live AMQP connection, as the others see it.
+/// One live connection of a client, as the others see it.
 #[derive(Debug)]
 pub(crate) struct Handle {
     pub(crate) no: u64,
     pub(crate) peer: String,
     pub(crate) since_ms: i64,
+    pub(crate) protocol: &'static str,
     pub(crate) killed: CancellationToken,
     pub(crate) wake: Notify,
     commands: Mutex<VecDeque<Command>>,
@@ -104,13 +124,15 @@ pub struct ConnectionInfo {
     pub peer: String,
     /// When it was taken, milliseconds since 1970.
     pub since: i64,
-    /// What the client calls itself.
+    /// `AMQP` or `MQTT`.
+    pub protocol: String,
+    /// What the client calls itself: container id, client id.
     pub container_id: String,
-    /// SASL mechanism, or `none` when the client skipped SASL.
+    /// SASL mechanism, or `none` when the client skipped SASL; empty for MQTT.
     pub sasl: String,
-    /// `identity purpose`, one entry for each link.
+    /// `identity purpose`, one entry for each link; for MQTT one for the connection, and one for each subscription.
     pub links: Vec<String>,
-    /// Identities that a token was put for.
+    /// Identities that a token was given for.
     pub tokens: Vec<String>,
 }
 
@@ -145,6 +167,7 @@ impl Handle {
             no: self.no,
             peer: self.peer.clone(),
             since: self.since_ms,
+            protocol: self.protocol.to_owned(),
             container_id: info.container_id,
             sasl: info.sasl,
             links: info.links.values().map(|(who, what)| format!("{who} {what}")).collect(),
@@ -172,13 +195,14 @@ impl Roster {
     }
 
     /// Enters a new connection.
-    pub(crate) fn enter(&self, peer: String, since_ms: i64) -> Arc<Handle> {
+    pub(crate) fn enter(&self, protocol: &'static str, peer: String, since_ms: i64) -> Arc<Handle> {
         self.with(|state| {
             state.last_no += 1;
             let handle = Arc::new(Handle {
                 no: state.last_no,
                 peer,
                 since_ms,
+                protocol,
                 killed: CancellationToken::new(),
                 wake: Notify::new(),
                 commands: Mutex::default(),
@@ -233,10 +257,34 @@ impl Roster {
         }
     }
 
-    /// Leaves a command with the connection that has a link of this purpose for `who`; false when there is none.
+    /// Leaves a command with the connection that holds the links of `who`, if it has one of this purpose; false when it has
+    /// not.
     pub(crate) fn command_one(&self, who: &Principal, purpose: &str, command: Command) -> bool {
-        let serving = self.handles().into_iter().find(|handle| handle.serves(who, purpose));
+        let serving = self.owner(who).filter(|handle| handle.serves(who, purpose));
         serving.map(|handle| handle.command(command)).is_some()
+    }
+
+    /// Whether the connection that holds the links of `who` has one of this purpose.
+    pub(crate) fn serves(&self, who: &Principal, purpose: &str) -> bool {
+        self.owner(who).is_some_and(|handle| handle.serves(who, purpose))
+    }
+
+    /// Whether a connection has a link of `who`.
+    pub(crate) fn knows(&self, who: &Principal) -> bool {
+        let has = |info: &mut Info| info.links.values().any(|(of, _)| of == who);
+        self.owner(who).is_some_and(|handle| handle.info(has))
+    }
+
+    /// The connection that holds the links of `who`.
+    fn owner(&self, who: &Principal) -> Option<Arc<Handle>> {
+        self.with(|state| state.live.get(state.owners.get(who)?).cloned())
+    }
+
+    /// Leaves a command with every connection that has a link of this purpose for `who`.
+    pub(crate) fn command_serving(&self, who: &Principal, purpose: &str, command: &Command) {
+        for handle in self.handles().iter().filter(|handle| handle.serves(who, purpose)) {
+            handle.command(command.clone());
+        }
     }
 
     /// The live connections.
@@ -265,6 +313,7 @@ impl Hub {
                 let condition = condition.unwrap_or_else(|| "amqp:link:detach-forced".to_owned());
                 self.roster.command_all(&Command::Detach { device, condition });
             }
+            FaultKind::DropLocks => self.drop_c2d_locks(device.as_deref()),
             FaultKind::ExpireTokens { older_than_ms } => {
                 let older_than = Duration::from_millis(older_than_ms);
                 self.roster.command_all(&Command::ExpireTokens { older_than });

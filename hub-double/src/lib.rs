@@ -2,26 +2,30 @@
 //! code with the gateway, not even the AMQP library.
 //!
 //! ```text
-//!   clients =TLS=> gate -> amqp (driver, connection, link, cbs) --> log: messages, counts, duplicates, reordering
-//!                                  |`-> twins, methods <---- service: what the service side does
+//!   clients =TLS=> gate -> amqp, mqtt --> log: messages, counts, duplicates, reordering
+//!                                  |`-> twins, methods, c2d <-- service: what the service side does -> feedback
 //!   edge hubs =TLS=> gate -> scope_api ---------> registry <---- sas: HMAC over the raw token text
 //!   you ==========> gate -> admin: messages, devices, connections        faults: what goes wrong, and when
 //! ```
 //! Start one with [`HubDouble::start`]; everything ends with [`HubDouble::shutdown`], or when it is dropped. What it
 //! stands for, item by item, is the project's protocol fact sheet (sections B, C, G, K and L).
 //!
-//! Deviations from the real hub, on purpose: no MQTT and no cloud-to-device yet; twins have neither tags nor metadata, and a
-//! replacement of desired properties is told as the difference; shared access policies are refused; there are no quotas
-//! except those of the fault script.
+//! Deviations from the real hub, on purpose: the host in an MQTT user name is not looked at; a replacement of desired
+//! properties is told as the difference; a call may name a response time-out of less than 5 s; an expiry later than two days
+//! is cut; shared access policies are refused; modules have no certificates; there is no MQTT over WebSocket; there are no
+//! quotas except those of the fault script.
 
 mod admin;
 mod amqp;
+mod c2d;
 mod clock;
 mod faults;
+mod feedback;
 mod gate;
 mod hub;
 mod log;
 mod methods;
+mod mqtt;
 mod registry;
 mod sas;
 mod scope_api;
@@ -36,22 +40,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
+use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+pub use c2d::{Ack, C2dMessage, C2dRecord, C2dState};
 pub use faults::{Fault, FaultKind};
+pub use feedback::{FeedbackBatch, FeedbackRecord, FeedbackStatus};
 pub use hub::ConnectionInfo;
 pub use log::{Counts, DeviceCounts, Received};
 pub use methods::{MethodAnswer, MethodError};
 pub use registry::{AuthType, DeviceSpec, ModuleSpec, Status};
 pub use sas::{Key, sas_token};
+pub use twins::Refused;
 
+use crate::c2d::Queues;
 use crate::clock::Clock;
 use crate::faults::Faults;
+use crate::feedback::Feedback;
 use crate::gate::Gate;
 use crate::hub::{Command, Hub, Lean, LinkLimits, Roster};
 use crate::log::{Limits, MessageLog};
 use crate::methods::Methods;
+use crate::mqtt::certificate::Cas;
+use crate::mqtt::filters::Sessions;
 use crate::registry::Registry;
 use crate::twins::Twins;
 
@@ -73,6 +85,8 @@ pub struct Config {
     pub bind: IpAddr,
     /// AMQP over TLS; 0 takes any.
     pub amqp_port: u16,
+    /// MQTT over TLS; 0 takes any.
+    pub mqtt_port: u16,
     /// Scope API over TLS; 0 takes any.
     pub https_port: u16,
     /// Admin API, plain HTTP; 0 takes any.
@@ -81,6 +95,8 @@ pub struct Config {
     pub tls_chain_pem: String,
     /// Its private key, PEM.
     pub tls_key_pem: String,
+    /// The CAs whose certificates devices log in with (MQTT), PEM, any number.
+    pub device_cas_pem: String,
     /// A token is taken until `se` plus this (5 minutes, as the service).
     pub token_skew: Duration,
     /// Messages kept in the log; the oldest go.
@@ -89,7 +105,7 @@ pub struct Config {
     pub remembered_ids_max: usize,
     /// Credit of a telemetry link, messages.
     pub link_credit: u32,
-    /// `max-message-size` of a link, bytes.
+    /// `max-message-size` of a link, and the largest message over MQTT (properties included), bytes.
     pub message_bytes_max: u64,
     /// Announced `idle-time-out` (240 s, as the hub); a client silent for longer is closed.
     pub idle_timeout: Duration,
@@ -119,10 +135,12 @@ impl Config {
             edge_generation: "637000000000000000".into(),
             bind: Ipv4Addr::LOCALHOST.into(),
             amqp_port: 0,
+            mqtt_port: 0,
             https_port: 0,
             admin_port: 0,
             tls_chain_pem: tls_chain_pem.into(),
             tls_key_pem: tls_key_pem.into(),
+            device_cas_pem: String::new(),
             token_skew: Duration::from_secs(300),
             log_entries_max: 1_000_000,
             remembered_ids_max: 4_000_000,
@@ -148,8 +166,8 @@ impl fmt::Debug for Config {
 /// Why a double does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The certificate chain or the key cannot be used.
-    #[error("the server certificate cannot be used: {0}")]
+    /// The certificate chain, the key or a CA of devices cannot be used.
+    #[error("a certificate cannot be used: {0}")]
     Certificate(String),
     /// A port cannot be bound.
     #[error("cannot listen for {what} on {addr}: {error}")]
@@ -168,6 +186,8 @@ pub enum StartError {
 pub struct Ports {
     /// AMQP over TLS.
     pub amqp: u16,
+    /// MQTT over TLS.
+    pub mqtt: u16,
     /// Scope API over TLS.
     pub https: u16,
     /// Admin API, plain HTTP.
@@ -178,6 +198,7 @@ pub struct Ports {
 pub(crate) struct Hands {
     pub(crate) hub: Arc<Hub>,
     amqp: Gate,
+    mqtt: Gate,
     https: Gate,
 }
 
@@ -196,13 +217,16 @@ impl Hands {
 
     fn delete_device(&self, device_id: &str) -> bool {
         let found = self.hub.registry.delete_device(device_id);
-        self.hub.twins.forget(device_id);
+        self.hub.twins.forget(device_id, None);
+        self.hub.c2d.forget(device_id);
+        self.hub.sessions.forget(device_id);
         self.hub.roster.command_all(&Command::Recheck);
         found
     }
 
     fn delete_module(&self, device_id: &str, module_id: &str) -> bool {
         let found = self.hub.registry.delete_module(device_id, module_id);
+        self.hub.twins.forget(device_id, Some(module_id));
         self.hub.roster.command_all(&Command::Recheck);
         found
     }
@@ -210,11 +234,13 @@ impl Hands {
     async fn go_away(&self) {
         self.hub.roster.kill_all();
         self.amqp.go_away().await;
+        self.mqtt.go_away().await;
         self.https.go_away().await;
     }
 
     async fn come_back(&self) -> io::Result<()> {
         self.amqp.come_back().await?;
+        self.mqtt.come_back().await?;
         self.https.come_back().await
     }
 }
@@ -237,16 +263,21 @@ impl fmt::Debug for HubDouble {
 impl HubDouble {
     /// Binds the ports and serves from now on. Needs a tokio runtime with IO and time.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        let tls = serve::acceptor(&config.tls_chain_pem, &config.tls_key_pem)
-            .map_err(StartError::Certificate)?;
-        let hub = Arc::new(new_hub(&config));
+        let tls = |asking| {
+            serve::acceptor(&config.tls_chain_pem, &config.tls_key_pem, asking)
+                .map_err(StartError::Certificate)
+        };
+        let (tls, tls_asking) = (tls(false)?, tls(true)?);
+        let cas = Cas::parse(&config.device_cas_pem).map_err(StartError::Certificate)?;
+        let hub = Arc::new(new_hub(&config, cas));
         let open = |what, port, serve| {
             let addr = SocketAddr::new(config.bind, port);
             Gate::open(addr, serve).map_err(|error| StartError::Listen { what, addr, error })
         };
         let amqp = open("AMQP", config.amqp_port, serve::amqp(&hub, &tls))?;
+        let mqtt = open("MQTT", config.mqtt_port, serve::mqtt(&hub, &tls_asking))?;
         let https = open("HTTPS", config.https_port, serve::https(&hub, &tls))?;
-        let hands = Arc::new(Hands { hub: Arc::clone(&hub), amqp, https });
+        let hands = Arc::new(Hands { hub: Arc::clone(&hub), amqp, mqtt, https });
         let admin = open("the admin API", config.admin_port, serve::admin(&hands))?;
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let stopped = stop.clone();
@@ -254,6 +285,7 @@ impl HubDouble {
             tokio::select! {
                 () = stopped.cancelled() => {}
                 () = hub.faults.keep_time() => {}
+                () = hub.keep_c2d_time() => {}
             }
         });
         Ok(Self { hands, admin, tasks, _stop_on_drop: stop.clone().drop_guard(), stop })
@@ -267,6 +299,7 @@ impl HubDouble {
     pub fn ports(&self) -> Ports {
         Ports {
             amqp: self.hands.amqp.addr().port(),
+            mqtt: self.hands.mqtt.addr().port(),
             https: self.hands.https.addr().port(),
             admin: self.admin.addr().port(),
         }
@@ -334,9 +367,25 @@ impl HubDouble {
         self.hub().log.counts()
     }
 
-    /// The live AMQP connections.
+    /// The live connections of clients.
     pub fn connections(&self) -> Vec<ConnectionInfo> {
         self.hub().roster.show()
+    }
+
+    /// Waits until the live connections are as `wanted`; gives them. Put a time limit around it.
+    pub async fn wait_for_connections(
+        &self,
+        wanted: impl Fn(&[ConnectionInfo]) -> bool,
+    ) -> Vec<ConnectionInfo> {
+        /// Connections do not tell when they change: they are looked at this often.
+        const LOOK_EVERY: Duration = Duration::from_millis(20);
+        loop {
+            let connections = self.connections();
+            if wanted(&connections) {
+                return connections;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     /// Sets a fault: at once, and for as long as it says. Gives its number.
@@ -354,7 +403,7 @@ impl HubDouble {
         self.hub().faults.clear();
     }
 
-    /// Stops listening for AMQP and HTTPS and drops all their connections. The ports stay reserved: clients are
+    /// Stops listening for AMQP, MQTT and HTTPS and drops all their connections. The ports stay reserved: clients are
     /// refused. The admin API stays.
     pub async fn go_away(&self) {
         self.hands.go_away().await;
@@ -368,6 +417,7 @@ impl HubDouble {
     /// Moves the double's wall clock forward, so that tokens expire without waiting.
     pub fn advance_clock(&self, by: Duration) {
         self.hub().clock.advance(by);
+        self.hub().c2d_on_time();
     }
 
     /// Ends everything; when it returns no task of the double is left.
@@ -375,6 +425,7 @@ impl HubDouble {
         self.stop.cancel();
         self.hub().roster.kill_all();
         self.hands.amqp.shut().await;
+        self.hands.mqtt.shut().await;
         self.hands.https.shut().await;
         self.admin.shut().await;
         self.tasks.close();
@@ -382,7 +433,7 @@ impl HubDouble {
     }
 }
 
-fn new_hub(config: &Config) -> Hub {
+fn new_hub(config: &Config, device_cas: Cas) -> Hub {
     let skew = i64::try_from(config.token_skew.as_secs()).unwrap_or(i64::MAX);
     let registry = Registry::new(&config.hub_name, skew);
     registry.put_device(DeviceSpec {
@@ -401,14 +452,20 @@ fn new_hub(config: &Config) -> Hub {
         registry.put_device(device.clone());
     }
     let entries_max = config.log_entries_max;
+    let clock = Arc::new(Clock::default());
     Hub {
-        clock: Clock::default(),
+        twins: Twins::new(Arc::clone(&clock)),
+        clock,
         registry,
         log: MessageLog::new(Limits { entries_max, ids_max: config.remembered_ids_max }),
         faults: Faults::new(),
         roster: Roster::default(),
-        twins: Twins::default(),
         methods: Methods::default(),
+        c2d: Queues::default(),
+        feedback: Feedback::default(),
+        due: Notify::new(),
+        sessions: Sessions::default(),
+        device_cas,
         lean: config.lean.clone().map(Lean),
         limits: LinkLimits {
             credit: config.link_credit,

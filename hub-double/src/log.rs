@@ -36,7 +36,7 @@ pub struct Received {
     pub annotations: Arc<BTreeMap<String, String>>,
     /// The body.
     pub body: Bytes,
-    /// Which AMQP connection it came over, from 1.
+    /// Which connection it came over, from 1.
     pub connection_no: u64,
     /// Which transfer it came in, from 1, over the double's whole life: messages of one batch share it.
     pub batch_no: u64,
@@ -76,7 +76,7 @@ pub struct Counts {
     pub transfers_accepted: u64,
     /// Transfers answered with another outcome.
     pub transfers_refused: u64,
-    /// AMQP connections taken since the start.
+    /// Connections to the AMQP and the MQTT port that came through TLS.
     pub connections: u64,
     /// put-tokens answered 200.
     pub tokens_accepted: u64,
@@ -100,6 +100,16 @@ pub struct Counts {
     pub twin_pushes: u64,
     /// Answers of direct methods that somebody waited for.
     pub method_answers: u64,
+    /// MQTT clients that were let in.
+    pub mqtt_connects: u64,
+    /// MQTT clients that were refused.
+    pub mqtt_refused: u64,
+    /// Answers of direct methods that nobody waited for (any more).
+    pub method_answers_unwanted: u64,
+    /// Cloud-to-device messages that were handed to devices, each time counted.
+    pub c2d_deliveries: u64,
+    /// Outcomes of cloud-to-device messages that came when the lock was over.
+    pub c2d_locks_lost: u64,
     /// Scope API requests answered 200.
     pub scope_requests: u64,
     /// Of those: pages of a whole scope.

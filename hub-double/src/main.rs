@@ -38,6 +38,12 @@ struct Arguments {
     /// AMQP over TLS; 0 takes any.
     #[arg(long, default_value_t = 0)]
     amqp_port: u16,
+    /// MQTT over TLS; 0 takes any.
+    #[arg(long, default_value_t = 0)]
+    mqtt_port: u16,
+    /// CAs whose certificates devices log in with over MQTT (PEM file).
+    #[arg(long)]
+    device_cas: Option<PathBuf>,
     /// Scope API over TLS; 0 takes any.
     #[arg(long, default_value_t = 0)]
     https_port: u16,
@@ -103,6 +109,10 @@ async fn run(arguments: Arguments) -> Result<(), String> {
     );
     config.bind = arguments.bind;
     config.amqp_port = arguments.amqp_port;
+    config.mqtt_port = arguments.mqtt_port;
+    if let Some(path) = &arguments.device_cas {
+        config.device_cas_pem = text(path)?;
+    }
     config.https_port = arguments.https_port;
     config.admin_port = arguments.admin_port;
     config.log_entries_max = arguments.log_entries_max;

@@ -1,4 +1,4 @@
-//! What is spoken behind each gate: AMQP over TLS, the scope API over TLS, the admin API in the clear.
+//! What is spoken behind each gate: AMQP and MQTT over TLS, the scope API over TLS, the admin API in the clear.
 //!
 //! Owns: TLS, and the faults that act before a protocol begins. Must not know: the protocols.
 
@@ -10,6 +10,8 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
+use rustls::server::NoClientAuth;
+use rustls::server::danger::ClientCertVerifier;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -20,21 +22,31 @@ use tokio_rustls::server::TlsStream;
 use crate::amqp::driver;
 use crate::gate::Serve;
 use crate::hub::Hub;
+use crate::mqtt;
+use crate::mqtt::certificate::AnyCertificate;
 use crate::{Hands, admin as admin_api, scope_api};
 
 /// A handshake may take this long.
 const HANDSHAKE: Duration = Duration::from_secs(30);
 
-/// TLS 1.2 and 1.3 with this chain; no client certificate is asked for.
-pub(crate) fn acceptor(chain_pem: &str, key_pem: &str) -> Result<TlsAcceptor, String> {
+/// TLS 1.2 and 1.3 with this chain, with or without SNI. With `asking` a client certificate is asked for and not demanded.
+pub(crate) fn acceptor(
+    chain_pem: &str,
+    key_pem: &str,
+    asking: bool,
+) -> Result<TlsAcceptor, String> {
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain_pem.as_bytes()).collect();
     let chain = chain.map_err(|error| format!("the chain: {error}"))?;
     let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes());
     let key = key.map_err(|error| format!("the key: {error}"))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let clients: Arc<dyn ClientCertVerifier> = match asking {
+        true => Arc::new(AnyCertificate(Arc::clone(&provider))),
+        false => Arc::new(NoClientAuth),
+    };
     let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
+        .and_then(|builder| builder.with_client_cert_verifier(clients).with_single_cert(chain, key))
         .map_err(|error| error.to_string())?;
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
@@ -65,9 +77,27 @@ pub(crate) fn amqp(hub: &Arc<Hub>, tls: &TlsAcceptor) -> Serve {
             let Some(stream) = handshake(&hub, &tls, tcp).await else {
                 return;
             };
-            let entered = Entered::new(&hub, peer.to_string());
+            let entered = Entered::new(&hub, "AMQP", peer.to_string());
             hub.log.count(|counts| counts.connections += 1);
             driver::serve(stream, Arc::clone(&hub), Arc::clone(&entered.handle)).await;
+        })
+    })
+}
+
+/// Serves MQTT.
+pub(crate) fn mqtt(hub: &Arc<Hub>, tls: &TlsAcceptor) -> Serve {
+    let (hub, tls) = (Arc::clone(hub), tls.clone());
+    Arc::new(move |tcp, peer| {
+        let (hub, tls) = (Arc::clone(&hub), tls.clone());
+        Box::pin(async move {
+            let Some(stream) = handshake(&hub, &tls, tcp).await else {
+                return;
+            };
+            let chain = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
+            let entered = Entered::new(&hub, "MQTT", peer.to_string());
+            hub.log.count(|counts| counts.connections += 1);
+            let handle = Arc::clone(&entered.handle);
+            mqtt::driver::serve(stream, chain, Arc::clone(&hub), handle).await;
         })
     })
 }
@@ -79,8 +109,8 @@ struct Entered {
 }
 
 impl Entered {
-    fn new(hub: &Arc<Hub>, peer: String) -> Self {
-        let handle = hub.roster.enter(peer, hub.clock.wall_ms());
+    fn new(hub: &Arc<Hub>, protocol: &'static str, peer: String) -> Self {
+        let handle = hub.roster.enter(protocol, peer, hub.clock.wall_ms());
         Self { hub: Arc::clone(hub), handle }
     }
 }

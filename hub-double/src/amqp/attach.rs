@@ -115,6 +115,8 @@ impl Conn {
             ("twin", false) => Purpose::TwinAnswers { subscribed: false },
             ("methods/devicebound", true) => Purpose::MethodAnswers,
             ("methods/devicebound", false) => Purpose::MethodRequests,
+            // Modules have inputs instead.
+            ("messages/devicebound", false) if target.module.is_none() => Purpose::CloudToDevice,
             _ => Purpose::Idle,
         });
         link.pair = property(fields, "com.microsoft:channel-correlation-id");
@@ -135,14 +137,21 @@ impl Conn {
                 counts.links_stolen += u64::from(stolen);
             });
         }
-        let body = self.attach_answer(handle, fields, true);
+        let settles_second =
+            matches!(link.purpose, Purpose::CloudToDevice) && fields.get(4).as_u64() == Some(1);
+        let body = self.attach_answer(handle, fields, true, settles_second);
         self.send(channel, &body);
         if peer_sends {
             link.delivery_count = fields.get(9).as_u32().unwrap_or(0);
             link.credit = self.hub.limits.credit;
         } else {
-            // Unless the peer insists on settling itself (snd-settle-mode unsettled).
-            link.outgoing = Some(Outgoing::new(fields.get(3).as_u64() != Some(0)));
+            let mode = fields.get(3).as_u64();
+            link.outgoing = Some(Outgoing::new(match link.purpose {
+                // Unless the peer insists on having it without an outcome (snd-settle-mode settled).
+                Purpose::CloudToDevice => mode == Some(1),
+                // Unless the peer insists on settling itself (snd-settle-mode unsettled).
+                _ => mode != Some(0),
+            }));
         }
         if let Some(session) = self.sessions.get_mut(&channel) {
             session.links.insert(handle, link);
@@ -153,7 +162,13 @@ impl Conn {
     }
 
     /// The mirrored attach. A refused link has no terminus of ours (part 2, section 2.6.3).
-    fn attach_answer(&self, handle: u32, fields: &mut Fields, admitted: bool) -> Value {
+    fn attach_answer(
+        &self,
+        handle: u32,
+        fields: &mut Fields,
+        admitted: bool,
+        settles_second: bool,
+    ) -> Value {
         let peer_sends = fields.get(2).as_bool() == Some(false);
         let (mut source, mut target) = (fields.take(5), fields.take(6));
         if !admitted {
@@ -165,8 +180,8 @@ impl Conn {
             Value::UInt(handle),
             Value::Bool(peer_sends),
             fields.take(3),
-            // Settling first is all that IoT Hub's telemetry needs (fact sheet B3).
-            Value::UByte(0),
+            // Settling first is all that IoT Hub needs but for cloud-to-device messages (fact sheet B3).
+            Value::UByte(u8::from(settles_second)),
             source,
             target,
             Value::Null,
@@ -189,7 +204,7 @@ impl Conn {
         condition: &str,
         words: &str,
     ) {
-        let body = self.attach_answer(handle, fields, false);
+        let body = self.attach_answer(handle, fields, false, false);
         self.send(channel, &body);
         let mut link = Link::new(Purpose::Idle);
         link.detached = true;
@@ -200,8 +215,8 @@ impl Conn {
     }
 }
 
-/// What the hub stamps on each message of a link (fact sheet A5, K); the time is added later.
-fn stamps(entry: &Entry, model: Option<String>) -> BTreeMap<String, String> {
+/// What the hub stamps on each message of a client (fact sheet A5, K); the time is added later.
+pub(crate) fn stamps(entry: &Entry, model: Option<String>) -> BTreeMap<String, String> {
     let kind = match entry.auth_type {
         AuthType::Sas | AuthType::None => "sas",
         AuthType::SelfSigned | AuthType::CertificateAuthority => "x509",

@@ -57,6 +57,8 @@ pub(crate) struct Session {
     pub(crate) links: HashMap<u32, Link>,
     /// Accepted deliveries that one disposition will answer: first and last.
     pub(crate) accepted: Option<(u32, u32)>,
+    /// Cloud-to-device messages that the peer has not settled: delivery-id to handle and lock token.
+    pub(crate) locks: BTreeMap<u32, (u32, [u8; 16])>,
 }
 
 /// The state of one connection.
@@ -294,6 +296,7 @@ impl Conn {
             next_delivery_id: 0,
             links: HashMap::new(),
             accepted: None,
+            locks: BTreeMap::new(),
         };
         let fields = vec![
             Value::UShort(channel),
@@ -362,6 +365,7 @@ impl Conn {
                 Command::Method { who, id, name, payload } => {
                     self.on_method(&who, id, &name, &payload);
                 }
+                Command::CloudToDevice { who } => self.on_c2d_news(&who),
             }
         }
     }

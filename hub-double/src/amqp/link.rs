@@ -15,10 +15,8 @@ use super::outgoing::Outgoing;
 use super::settle::rejected;
 use super::skim::Transfer;
 use super::value::Value;
+use crate::hub::{CLOUD_TO_DEVICE, METHOD_REQUESTS};
 use crate::registry::{Denied, Principal};
-
-/// [`Purpose::MethodRequests`] as a connection shows it.
-pub(crate) const METHOD_REQUESTS: &str = "method requests";
 
 /// What a link is for.
 #[derive(Debug)]
@@ -37,7 +35,9 @@ pub(crate) enum Purpose {
     MethodRequests,
     /// The peer sends their answers.
     MethodAnswers,
-    /// Cloud-to-device, module inputs: attached and left idle.
+    /// The peer receives the device's cloud-to-device messages.
+    CloudToDevice,
+    /// Module inputs: attached and left idle.
     Idle,
 }
 
@@ -197,9 +197,13 @@ impl Conn {
         }
     }
 
-    /// The peer's outcome for an answer of `$cbs`: nothing hangs on it, but it wants to be settled.
+    /// The peer's outcome for what it received. Only for cloud-to-device messages something hangs on it, but all want to be
+    /// settled.
     pub(crate) fn on_disposition(&mut self, channel: u16, d: &Performative) -> Result<(), Fatal> {
         let from_receiver = d.fields.get(0).as_bool() == Some(true);
+        if from_receiver {
+            self.on_c2d_outcome(channel, d);
+        }
         if from_receiver && d.fields.get(3).as_bool() != Some(true) {
             let (first, last) = (d.fields.get(1).clone(), d.fields.get(2).clone());
             let fields = vec![Value::Bool(false), first, last, Value::Bool(true)];
@@ -222,6 +226,7 @@ impl Conn {
         let handle = d.fields.get(0).as_u32().unwrap_or(u32::MAX);
         self.flush_accepted();
         let session = self.sessions.get_mut(&channel).ok_or_else(unattached)?;
+        session.forget_locks(handle);
         if let Some(link) = session.links.remove(&handle)
             && !link.detached
         {
@@ -241,6 +246,9 @@ impl Conn {
         };
         link.detached = true;
         link.partial = None;
+        if let Some(session) = self.sessions.get_mut(&channel) {
+            session.forget_locks(handle);
+        }
         self.handle.info(|info| info.links.remove(&(channel, handle)));
         self.send(channel, &detach(handle, Some(error(condition, words))));
     }
@@ -384,6 +392,7 @@ impl Purpose {
             Self::TwinAnswers { .. } => "twin answers",
             Self::MethodRequests => METHOD_REQUESTS,
             Self::MethodAnswers => "method answers",
+            Self::CloudToDevice => CLOUD_TO_DEVICE,
             Self::Idle => "idle",
         }
     }

@@ -71,8 +71,13 @@ impl Message {
 
     /// The text of a message annotation.
     pub(crate) fn annotation_text(&self, name: &str) -> Option<&str> {
+        self.annotation(name).and_then(Value::as_text)
+    }
+
+    /// A message annotation.
+    pub(crate) fn annotation(&self, name: &str) -> Option<&Value> {
         let found = self.annotations.iter().find(|(key, _)| key.as_text() == Some(name));
-        found.and_then(|(_, value)| value.as_text())
+        found.map(|(_, value)| value)
     }
 
     /// The text of an application property.
@@ -133,33 +138,53 @@ pub(super) fn body(message: &Message) -> Bytes {
     }
 }
 
-/// Encodes a message of a twin or method link: what is not empty of annotations (symbol keys), correlation-id, application
-/// properties and body.
+/// The sections of a message to the peer before its body; empty ones are left out.
+#[derive(Debug, Default)]
+pub(crate) struct Sections<'a> {
+    /// Message annotations; the keys are symbols.
+    pub(crate) annotations: Vec<(&'a str, Value)>,
+    /// The properties section by index.
+    pub(crate) properties: Vec<Value>,
+    /// Application properties.
+    pub(crate) application: Vec<(&'a str, Value)>,
+}
+
+impl Sections<'_> {
+    /// The message with this body as its one data section.
+    pub(crate) fn encode(self, body: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        let section = |code: u64, section: Value, out: &mut Vec<u8>| {
+            encode(&Value::Described(Box::new(Value::ULong(code)), Box::new(section)), out);
+        };
+        if !self.annotations.is_empty() {
+            let entries = self.annotations.into_iter().map(|(k, value)| (Value::symbol(k), value));
+            section(0x72, Value::Map(entries.collect()), &mut out);
+        }
+        if !self.properties.is_empty() {
+            section(0x73, Value::List(self.properties), &mut out);
+        }
+        if !self.application.is_empty() {
+            let entries = self.application.into_iter().map(|(k, value)| (Value::string(k), value));
+            section(0x74, Value::Map(entries.collect()), &mut out);
+        }
+        section(0x75, Value::Binary(Bytes::copy_from_slice(body)), &mut out);
+        out
+    }
+}
+
+/// Encodes a message of a twin or method link: what is not empty of annotations, correlation-id, application properties
+/// and body.
 pub(crate) fn plain(
     annotations: Vec<(&str, Value)>,
     correlation: Value,
     application: Vec<(&str, Value)>,
     body: &[u8],
 ) -> Vec<u8> {
-    let mut out = Vec::new();
-    let section = |code: u64, section: Value, out: &mut Vec<u8>| {
-        encode(&Value::Described(Box::new(Value::ULong(code)), Box::new(section)), out);
+    let properties = match correlation {
+        Value::Null => Vec::new(),
+        correlation => [vec![Value::Null; 5], vec![correlation]].concat(),
     };
-    if !annotations.is_empty() {
-        let entries = annotations.into_iter().map(|(key, value)| (Value::symbol(key), value));
-        section(0x72, Value::Map(entries.collect()), &mut out);
-    }
-    if correlation != Value::Null {
-        let mut properties = vec![Value::Null; 5];
-        properties.push(correlation);
-        section(0x73, Value::List(properties), &mut out);
-    }
-    if !application.is_empty() {
-        let entries = application.into_iter().map(|(key, value)| (Value::string(key), value));
-        section(0x74, Value::Map(entries.collect()), &mut out);
-    }
-    section(0x75, Value::Binary(Bytes::copy_from_slice(body)), &mut out);
-    out
+    Sections { annotations, properties, application }.encode(body)
 }
 
 /// Encodes the answer to a put-token: correlation-id, integer status-code (any other type makes the C SDK fail) and

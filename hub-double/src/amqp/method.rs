@@ -56,9 +56,11 @@ impl Conn {
                 .unwrap_or_else(|_| Json::String(String::from_utf8_lossy(&body).into_owned())),
         };
         let answer = MethodAnswer { status: i64::from(*status), payload };
-        if self.hub.methods.answer(who, &id, answer) {
-            self.hub.log.count(|counts| counts.method_answers += 1);
-        }
+        let wanted = self.hub.methods.answer(who, &id, answer);
+        self.hub.log.count(|counts| match wanted {
+            true => counts.method_answers += 1,
+            false => counts.method_answers_unwanted += 1,
+        });
         Ok(())
     }
 }

@@ -6,6 +6,7 @@
 //!      attach, link, settle   who may hold a link; flow and transfer; telemetry into the log and outcomes back
 //!        cbs         put-token and what a link's identity may do
 //!        outgoing    messages to the peer: credit, frames, those that wait
+//!        c2d         cloud-to-device links: locks out, outcomes back
 //!        twin, method   links of twins and methods: requests and answers
 //!        message     sections, batches, properties
 //!        skim        lean mode: the same bytes walked for nothing but the bodies; transfer headers read without allocation
@@ -13,6 +14,7 @@
 //! ```
 
 pub(crate) mod attach;
+pub(crate) mod c2d;
 pub(crate) mod cbs;
 pub(crate) mod connection;
 pub(crate) mod driver;

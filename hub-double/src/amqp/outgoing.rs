@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use super::connection::Conn;
 use super::frame::{Layer, Performative, code, put_frame};
+use super::link::Purpose;
 use super::value::Value;
 
 /// Messages of one link that wait for credit.
@@ -33,6 +34,11 @@ impl Outgoing {
     pub(super) fn new(settled: bool) -> Self {
         Self { credit: 0, sent: 0, settled, waiting: VecDeque::new() }
     }
+
+    /// Whether the peer wants no dispositions.
+    pub(super) fn settled(&self) -> bool {
+        self.settled
+    }
 }
 
 impl Conn {
@@ -45,7 +51,10 @@ impl Conn {
         let seen = flow.fields.get(5).as_u32().unwrap_or(0);
         let given = flow.fields.get(6).as_u32().unwrap_or(0);
         outgoing.credit = seen.wrapping_add(given).wrapping_sub(outgoing.sent);
-        self.send_waiting(channel, handle);
+        match link.purpose {
+            Purpose::CloudToDevice => self.deliver_c2d(channel, handle),
+            _ => self.send_waiting(channel, handle),
+        }
         if flow.fields.get(8).as_bool() == Some(true) {
             self.drain(channel, handle);
         }
@@ -95,32 +104,48 @@ impl Conn {
 
     /// Sends the messages that the peer gave credit for.
     fn send_waiting(&mut self, channel: u16, handle: u32) {
-        let frame_max = self.peer_frame_max;
-        let Some(session) = self.sessions.get_mut(&channel) else { return };
-        let link = session.links.get_mut(&handle);
-        let Some(outgoing) = link.and_then(|link| link.outgoing.as_mut()) else { return };
-        while outgoing.credit > 0
-            && let Some(message) = outgoing.waiting.pop_front()
-        {
-            outgoing.credit -= 1;
-            let tag = Bytes::copy_from_slice(&outgoing.sent.to_be_bytes());
-            outgoing.sent = outgoing.sent.wrapping_add(1);
-            let delivery_id = session.next_delivery_id;
-            session.next_delivery_id = delivery_id.wrapping_add(1);
-            let mut pieces = message.chunks(frame_max - HEAD_BYTES).peekable();
-            while let Some(piece) = pieces.next() {
-                let transfer = vec![
-                    Value::UInt(handle),
-                    Value::UInt(delivery_id),
-                    Value::Binary(tag.clone()),
-                    Value::UInt(0),
-                    Value::Bool(outgoing.settled),
-                    Value::Bool(pieces.peek().is_some()),
-                ];
-                let transfer = Value::described_list(code::TRANSFER, transfer);
-                put_frame(&mut self.out, Layer::Amqp, channel, &transfer, piece);
-                session.next_outgoing_id = session.next_outgoing_id.wrapping_add(1);
+        loop {
+            let session = self.sessions.get_mut(&channel);
+            let link = session.and_then(|s| s.links.get_mut(&handle));
+            let Some(outgoing) = link.and_then(|link| link.outgoing.as_mut()) else { return };
+            if outgoing.credit == 0 {
+                return;
             }
+            let Some(message) = outgoing.waiting.pop_front() else { return };
+            self.transmit(channel, handle, None, &message);
         }
+    }
+
+    /// Sends one message, for which there must be credit; gives its delivery-id. Without a tag it gets a number.
+    pub(super) fn transmit(
+        &mut self,
+        channel: u16,
+        handle: u32,
+        tag: Option<Bytes>,
+        message: &[u8],
+    ) -> Option<u32> {
+        let frame_max = self.peer_frame_max;
+        let session = self.sessions.get_mut(&channel)?;
+        let outgoing = session.links.get_mut(&handle)?.outgoing.as_mut()?;
+        outgoing.credit = outgoing.credit.checked_sub(1)?;
+        let tag = tag.unwrap_or_else(|| Bytes::copy_from_slice(&outgoing.sent.to_be_bytes()));
+        outgoing.sent = outgoing.sent.wrapping_add(1);
+        let delivery_id = session.next_delivery_id;
+        session.next_delivery_id = delivery_id.wrapping_add(1);
+        let mut pieces = message.chunks(frame_max - HEAD_BYTES).peekable();
+        while let Some(piece) = pieces.next() {
+            let transfer = vec![
+                Value::UInt(handle),
+                Value::UInt(delivery_id),
+                Value::Binary(tag.clone()),
+                Value::UInt(0),
+                Value::Bool(outgoing.settled),
+                Value::Bool(pieces.peek().is_some()),
+            ];
+            let transfer = Value::described_list(code::TRANSFER, transfer);
+            put_frame(&mut self.out, Layer::Amqp, channel, &transfer, piece);
+            session.next_outgoing_id = session.next_outgoing_id.wrapping_add(1);
+        }
+        Some(delivery_id)
     }
 }

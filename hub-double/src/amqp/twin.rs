@@ -26,13 +26,6 @@ struct Done {
     body: Vec<u8>,
 }
 
-impl From<Refused> for Done {
-    fn from(refused: Refused) -> Self {
-        let body = serde_json::json!({"message": refused.words}).to_string().into_bytes();
-        Self { status: refused.status, version: None, body }
-    }
-}
-
 impl Conn {
     pub(super) fn on_twin_request(&mut self, delivery: &Delivery, now: Instant) {
         let link = self.sessions.get(&delivery.channel).and_then(|s| s.links.get(&delivery.handle));
@@ -44,10 +37,21 @@ impl Conn {
         };
         let Ok(mut message) = Message::decode(delivery.payload.clone()) else { return };
         let correlation = message.properties.as_mut().map_or(Value::Null, |p| p.take(5));
+        let ignored = self.hub.faults.ignores_twin(&who.device);
+        if ignored == Some(false) {
+            return;
+        }
         let done = match self.hub.faults.refuses_twin(&who.device) {
-            Some(status) => Refused { status, words: "refused by the fault script".into() }.into(),
-            None => self.operate(&who, &message, to).unwrap_or_else(Done::from),
+            Some(status) => Err(Refused { status, words: "refused by the fault script".into() }),
+            None => self.operate(&who, &message, to),
         };
+        if ignored.is_some() {
+            return;
+        }
+        let done = done.unwrap_or_else(|refused| {
+            let body = refused.body(self.hub.clock.wall_ms()).into_bytes();
+            Done { status: refused.status, version: None, body }
+        });
         if done.status >= 400 {
             self.hub.log.count(|counts| counts.twin_refused += 1);
         }
@@ -80,7 +84,8 @@ impl Conn {
             ("PATCH", REPORTED) => {
                 let bad = |e| Refused { status: 400, words: format!("not JSON: {e}") };
                 let patch: Json = serde_json::from_slice(&body(message)).map_err(bad)?;
-                let version = self.hub.twins.report(who, &patch)?;
+                let expected = message.annotation("version").and_then(Value::as_count);
+                let version = self.hub.twins.report(who, &patch, expected)?;
                 self.hub.log.count(|counts| counts.twin_patches += 1);
                 Ok(Done { version: Some(version), ..done(Vec::new()) })
             }

@@ -89,6 +89,15 @@ impl Value {
         }
     }
 
+    /// Any integer that is not negative.
+    pub(crate) fn as_count(&self) -> Option<u64> {
+        match self {
+            Self::Int(n) => u64::try_from(*n).ok(),
+            Self::Long(n) => u64::try_from(*n).ok(),
+            other => other.as_u64(),
+        }
+    }
+
     /// A `uint` field such as a handle.
     pub(crate) fn as_u32(&self) -> Option<u32> {
         self.as_u64().and_then(|n| u32::try_from(n).ok())
@@ -149,7 +158,8 @@ impl Value {
     }
 }
 
-fn uuid_text(v: &[u8; 16]) -> String {
+/// The usual text of a UUID.
+pub(crate) fn uuid_text(v: &[u8; 16]) -> String {
     let hex: String = v.iter().map(|b| format!("{b:02x}")).collect();
     [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
 }

@@ -93,6 +93,10 @@ async fn faults_are_set_by_json() {
             json!({"kind": "drop_desired", "count": 1}),
             json!({"kind": "delay_twins", "ms": 5}),
             json!({"kind": "refuse_twins", "status": 429, "device": "edge1"}),
+            json!({"kind": "ignore_twins", "carried_out": true}),
+            json!({"kind": "lose_calls", "count": 1}),
+            json!({"kind": "delay_calls", "ms": 5}),
+            json!({"kind": "drop_locks", "device": "child1"}),
             json!({"kind": "detach_links"}),
             json!({"kind": "drop_connections"}),
         ] {
@@ -101,7 +105,7 @@ async fn faults_are_set_by_json() {
         }
         let listed = get(&hub, "/faults").await;
         let listed = listed.as_array().expect("list");
-        assert_eq!(listed.len(), 11, "momentary ones are over");
+        assert_eq!(listed.len(), 14, "momentary ones are over");
         let first = format!("/faults/{}", listed[0]["id"]);
         assert_eq!(admin(&hub, "DELETE", &first, "").await.0, 204);
         assert_eq!(admin(&hub, "DELETE", &first, "").await.0, 404);

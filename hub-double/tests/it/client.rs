@@ -58,7 +58,15 @@ pub(crate) fn config() -> Config {
 
 /// Runs `test` against a fresh double, with a limit that only a hang reaches.
 pub(crate) async fn with_hub<F: Future<Output = ()>>(test: impl FnOnce(Arc<HubDouble>) -> F) {
-    let hub = Arc::new(HubDouble::start(config()).await.expect("loopback has free ports"));
+    with_hub_of(config(), test).await;
+}
+
+/// The same against a double that is set up so.
+pub(crate) async fn with_hub_of<F: Future<Output = ()>>(
+    config: Config,
+    test: impl FnOnce(Arc<HubDouble>) -> F,
+) {
+    let hub = Arc::new(HubDouble::start(config).await.expect("loopback has free ports"));
     tokio::time::timeout(Duration::from_secs(60), test(Arc::clone(&hub))).await.expect("in time");
     Arc::into_inner(hub).expect("tests keep no handle").shutdown().await;
 }
@@ -79,15 +87,20 @@ pub(crate) fn device_token(device: &str, expires: i64) -> String {
     sas_token(&format!("{HUB}/devices/{device}"), &Key::from_base64(DEVICE_KEY), expires)
 }
 
-pub(crate) async fn tls(port: u16) -> std::io::Result<TlsStream<TcpStream>> {
+/// What a client trusts.
+pub(crate) fn roots() -> rustls::RootCertStore {
     let mut roots = rustls::RootCertStore::empty();
     let root = CertificateDer::from_pem_slice(CERTIFICATE.chain.as_bytes()).expect("PEM");
     roots.add(root).expect("a certificate");
+    roots
+}
+
+pub(crate) async fn tls(port: u16) -> std::io::Result<TlsStream<TcpStream>> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("ring has them")
-        .with_root_certificates(roots)
+        .with_root_certificates(roots())
         .with_no_client_auth();
     let tcp = TcpStream::connect(("127.0.0.1", port)).await?;
     let name = ServerName::try_from(HUB).expect("a DNS name");
@@ -235,16 +248,27 @@ pub(crate) fn condition(error: &fe2o3_amqp_types::definitions::Error) -> String 
 
 /// One HTTP/1.1 exchange: status and body.
 pub(crate) async fn http(
-    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
     method: &str,
     path: &str,
     authorization: Option<&str>,
     body: &str,
 ) -> (u16, String) {
-    let authorization =
-        authorization.map(|a| format!("authorization: {a}\r\n")).unwrap_or_default();
+    let header = authorization.map(|a| format!("authorization: {a}\r\n")).unwrap_or_default();
+    let (status, _, body) = exchange(stream, method, path, &header, body).await;
+    (status, body)
+}
+
+/// The same with whole lines of the head: status, head and body of the answer.
+pub(crate) async fn exchange(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &str,
+) -> (u16, String, String) {
     let request = format!(
-        "{method} {path} HTTP/1.1\r\nhost: {HUB}\r\n{authorization}connection: close\r\n\
+        "{method} {path} HTTP/1.1\r\nhost: {HUB}\r\n{headers}connection: close\r\n\
          content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
@@ -255,7 +279,7 @@ pub(crate) async fn http(
     let answer = String::from_utf8(answer).expect("text");
     let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
     let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a status");
-    (status, body.to_owned())
+    (status, head.to_owned(), body.to_owned())
 }
 
 /// A request to the admin API.

@@ -1,9 +1,13 @@
-//! The hub double from outside: an AMQP client of another make (fe2o3-amqp), raw HTTP, and the library API.
+//! The hub double from outside: clients of another make (fe2o3-amqp, rumqttc), raw HTTP, and the library API.
 
 mod admin;
+mod c2d;
 mod client;
 mod faults;
 mod login;
+mod mqtt;
+mod mqtt_client;
+mod mqtt_ways;
 mod scope;
 mod telemetry;
 mod twins;

@@ -10,10 +10,12 @@ use fe2o3_amqp_types::messaging::{
     Target,
 };
 use fe2o3_amqp_types::primitives::{Binary, SimpleValue, Symbol, Uuid, Value};
-use hub_double::{FaultKind, HubDouble, MethodError};
+use hub_double::{FaultKind, HubDouble, MethodAnswer, MethodError};
 use serde_json::{Value as Json, json};
 
-use super::client::{Client, EDGE, HUB, admin, edge_token, with_hub};
+use tokio::net::TcpStream;
+
+use super::client::{Client, EDGE, HUB, admin, edge_token, exchange, with_hub};
 
 const DESIRED: &str = "/notifications/twin/properties/desired";
 
@@ -161,7 +163,12 @@ async fn a_twin_is_read_reported_and_changed() {
         assert_eq!(status, 200);
         let shown: Json = serde_json::from_str(&shown).expect("JSON");
         assert_eq!(shown["moduleId"], "$edgeHub");
-        assert_eq!(shown["properties"]["desired"], json!({"w": 1, "$version": 4}));
+        let desired = &shown["properties"]["desired"];
+        assert_eq!((&desired["w"], &desired["$version"]), (&json!(1), &json!(4)));
+        assert_eq!(desired["$metadata"]["w"]["$lastUpdatedVersion"], 4);
+        let twin_of_library = hub.twin(EDGE, Some("$edgeHub")).expect("a twin");
+        let desired = &twin_of_library["properties"]["desired"];
+        assert_eq!(*desired, json!({"w": 1, "$version": 4}), "no metadata");
         assert_eq!(admin(&hub, "GET", "/twins/nobody", "").await.0, 404);
         assert_eq!(admin(&hub, "GET", "/twins/dev1", "").await.0, 200);
 
@@ -213,6 +220,172 @@ async fn faults_refuse_delay_and_leave_gaps() {
         assert_eq!(twin.change().await["$version"], 4);
         let (correlation, ..) = twin.next().await;
         assert_eq!(correlation, Some(MessageId::from(twin.asked.to_string())));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_service_side_tags_and_guards_its_changes() {
+    with_hub(|hub| async move {
+        let change = async |method: &str, etag: &str, body: Json| {
+            let stream = TcpStream::connect(("127.0.0.1", hub.ports().admin)).await.expect("admin");
+            let headers = format!("if-match: {etag}\r\n");
+            let body = body.to_string();
+            let (status, head, body) =
+                exchange(stream, method, "/twins/dev1", &headers, &body).await;
+            let etag = head.lines().find_map(|line| line.strip_prefix("etag: "));
+            let body: Json = serde_json::from_str(&body).expect("JSON");
+            (status, etag.unwrap_or_default().to_owned(), body)
+        };
+        let tags = json!({"tags": {"site": {"floor": 3, "room": "b"}}});
+        let (status, first, shown) = change("PATCH", "*", tags).await;
+        assert_eq!((status, &shown["tags"]["site"]["floor"]), (200, &json!(3)));
+        assert_eq!(first, format!("\"{}\"", shown["etag"].as_str().expect("an ETag")));
+        assert_eq!(shown["properties"]["desired"]["$version"], 1, "tags are no desired change");
+        assert_eq!(shown["status"], "enabled");
+        assert_eq!(shown["connectionState"], "Disconnected");
+        assert_eq!(shown["capabilities"], json!({"iotEdge": false}));
+
+        let both = json!({"tags": {"site": {"room": null}}, "properties": {"desired": {"a": 1}}});
+        let (status, second, shown) = change("PATCH", &first, both.clone()).await;
+        assert_eq!((status, &shown["tags"]), (200, &json!({"site": {"floor": 3}})));
+        assert_eq!(shown["properties"]["desired"]["a"], 1);
+        let (status, _, refused) = change("PATCH", &first, both).await;
+        assert_eq!(status, 412);
+        assert!(refused["Message"].is_string(), "{refused}");
+        // A document that was read can be put back; what is missing in it goes.
+        let mut document = shown;
+        document["tags"] = json!({"only": true});
+        let (status, _, shown) = change("PUT", &second, document).await;
+        assert_eq!((status, &shown["tags"]), (200, &json!({"only": true})));
+        let desired = &shown["properties"]["desired"];
+        assert_eq!((&desired["a"], &desired["$version"]), (&json!(1), &json!(3)));
+        let large: serde_json::Map<String, Json> =
+            (0..3).map(|n| (format!("k{n}"), "x".repeat(4000).into())).collect();
+        assert_eq!(change("PATCH", "*", json!({"tags": large})).await.0, 413);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn operations_may_get_no_answer_carried_out_or_not() {
+    with_hub(|hub| async move {
+        let mut twin = Pair::open(&hub, "twin").await;
+        let reported = Some("/properties/reported");
+        for (carried_out, property) in [(false, "lost"), (true, "kept")] {
+            hub.fault(hub_double::Fault::new(FaultKind::IgnoreTwins { carried_out }).times(1));
+            twin.ask("PATCH", reported, &json!({ property: 1 }).to_string()).await;
+        }
+        // The next answer is that of the GET.
+        assert_eq!(twin.get().await["reported"], json!({"kept": 1, "$version": 2}));
+        let twin = hub.wait_for_twin(EDGE, Some("$edgeHub"), |twin| {
+            twin["properties"]["reported"]["kept"] == 1
+        });
+        assert_eq!(twin.await["properties"]["reported"]["$version"], 2);
+    })
+    .await;
+}
+
+impl Pair {
+    /// The next call: its id and its payload.
+    async fn call(&mut self) -> (Uuid, String) {
+        let delivery = self.receiver.recv::<Body<Value>>().await.expect("a call");
+        let message = delivery.into_message();
+        let id = message.properties.and_then(|p| p.correlation_id).expect("an id");
+        let MessageId::Uuid(id) = id else { panic!("{id:?} is no uuid") };
+        let Body::Data(data) = message.body else { panic!("data") };
+        let body = data.into_iter().flat_map(|data| data.0.into_vec()).collect();
+        (id, String::from_utf8(body).expect("text"))
+    }
+}
+
+#[tokio::test]
+async fn calls_run_side_by_side_and_late_or_double_answers_reach_nobody() {
+    with_hub(|hub| async move {
+        let mut methods = Pair::open(&hub, "methods/devicebound").await;
+        let (one, two) = (json!(1), json!(2));
+        let call = |payload| {
+            hub.call_method(EDGE, Some("$edgeHub"), "m", payload, Duration::from_secs(60))
+        };
+        let answering = async {
+            let mut calls = [methods.call().await, methods.call().await];
+            calls.sort_by(|a, b| a.1.cmp(&b.1));
+            for (id, payload) in calls.iter().rev() {
+                let status = if payload == "1" { 201 } else { 202 };
+                answer(&mut methods.sender, id, status).await;
+                // Once more, and otherwise.
+                answer(&mut methods.sender, id, 500).await;
+            }
+        };
+        let (one, two, ()) = tokio::join!(call(&one), call(&two), answering);
+        let status = |answer: Result<MethodAnswer, MethodError>| answer.expect("an answer").status;
+        assert_eq!((status(one), status(two)), (201, 202));
+        assert_eq!(hub.counts().method_answers, 2);
+        assert_eq!(hub.counts().method_answers_unwanted, 2);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_is_called_may_be_waited_for() {
+    with_hub(|hub| async move {
+        let none = json!(null);
+        let who = (EDGE, Some("$edgeHub"));
+        let long = Duration::from_secs(60);
+        let call = hub.call_method_when_connected(who, "m", &none, long, long);
+        let answering = async {
+            let mut methods = Pair::open(&hub, "methods/devicebound").await;
+            let (id, payload) = methods.call().await;
+            assert_eq!(payload, "");
+            answer(&mut methods.sender, &id, 299).await;
+            methods
+        };
+        let (answered, mut methods) = tokio::join!(call, answering);
+        assert_eq!(answered.expect("an answer").status, 299);
+
+        hub.fault(hub_double::Fault::new(FaultKind::LoseCalls).times(1));
+        let brief = Duration::from_millis(200);
+        let call = hub.call_method(EDGE, Some("$edgeHub"), "m", &none, brief);
+        assert_eq!(call.await, Err(MethodError::Timeout));
+        hub.fault(hub_double::Fault::new(FaultKind::DelayCalls { ms: 50 }).times(1));
+        let call = hub.call_method(EDGE, Some("$edgeHub"), "m", &none, long);
+        let answering = async {
+            let (id, _) = methods.call().await;
+            answer(&mut methods.sender, &id, 200).await;
+        };
+        assert_eq!(tokio::join!(call, answering).0.expect("an answer").status, 200);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn calls_are_refused_as_the_service_does() {
+    with_hub(|hub| async move {
+        let post = async |body: Json| {
+            let path = "/twins/dev1/methods";
+            let (status, answer) = admin(&hub, "POST", path, &body.to_string()).await;
+            let answer: Json = serde_json::from_str(&answer).expect("JSON");
+            (status, answer["Message"].as_str().expect("words").to_owned())
+        };
+        let (status, words) = post(json!({"methodName": "m"})).await;
+        let inner: Json = serde_json::from_str(&words).expect("JSON in JSON");
+        assert_eq!((status, &inner["errorCode"]), (404, &json!(404_103)));
+        for (body, expected) in [
+            (json!({"methodName": "a b"}), 400),
+            (json!({"methodName": ""}), 400),
+            (json!({"methodName": "m", "connectTimeoutInSeconds": 301}), 400),
+            (json!({"methodName": "m", "payload": "x".repeat(128 * 1024)}), 413),
+        ] {
+            assert_eq!(post(body).await.0, expected);
+        }
+        let (status, _) =
+            admin(&hub, "POST", "/twins/nobody/methods", r#"{"methodName":"m"}"#).await;
+        assert_eq!(status, 404);
+        let _methods = Pair::open(&hub, "methods/devicebound").await;
+        let path = "/twins/edge1/modules/$edgeHub/methods";
+        let brief = r#"{"methodName":"m","responseTimeoutInSeconds":1}"#;
+        let (status, answer) = admin(&hub, "POST", path, brief).await;
+        assert_eq!((status, answer.contains("504101")), (504, true), "{answer}");
     })
     .await;
 }
