@@ -23,7 +23,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 pub use document::{Document, Kind, text};
-pub use judged::{Judged, SetAside, is_served};
+pub use judged::{Judged, SetAside};
 
 use crate::identity::DeviceId;
 use crate::route::{Global, RefusedRoute, RouteSpec, RouteTable};

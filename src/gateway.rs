@@ -23,6 +23,7 @@ mod pumps;
 mod readiness;
 mod recovery;
 mod refusals;
+mod relay;
 mod removed;
 mod scope_keys;
 mod server_end;
@@ -32,6 +33,7 @@ mod standing;
 mod status;
 mod twin;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -43,17 +45,20 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tracing::info;
 
+use crate::auth::x509::CertificateInfo;
 use crate::clock::SharedClock;
 use crate::config::{self, Config};
 use crate::edged::certificate::NothingToServe;
 use crate::front::connection::Front;
 use crate::front::ingest::Ingest;
+use crate::front::kept_sessions::{KeptSessions, SESSIONS_MAX};
 use crate::front::listener;
 use crate::front::live::LiveGate;
 use crate::metrics::Metrics;
 use crate::pump;
 use crate::pump::deadletter::DeadLetterQueue;
 use crate::pump::store_logs::StoreLogs;
+use crate::relay::Relay;
 use crate::store::disk::RealDisk;
 use crate::store::{self, Health, Store};
 use crate::upstream::Upstream;
@@ -70,7 +75,7 @@ use self::live::{LIVE_WINDOWS_MAX, LiveWatch};
 use self::ports::Ports;
 use self::prepare::Prepared;
 pub use self::prepare::{Problem, Problems};
-use self::pumps::{OpenQueues, Pumps, refresh_gauges};
+use self::pumps::{OpenQueues, Pumps, ToModules, refresh_gauges};
 use self::recovery::report_recovery;
 use self::removed::RemovedWatch;
 use self::scope_keys::ScopeKeys;
@@ -142,10 +147,7 @@ impl Gateway {
         let (config, now) = (Arc::new(config), clock.wall());
         let Prepared { first, server, bundle, upstream: upstream_config } =
             Prepared::read(&config, now, First::choose(&config, now), daemon.as_ref())?;
-        let (hub, edge) = (&config.connection.host_name, config.connection.device.clone());
-        let ids_max = config.metrics.ids_max as usize;
-        let metrics = Metrics::with_ids_max(hub, edge.as_str(), ids_max);
-
+        let metrics = settings::metrics(&config);
         let store_config = settings::of_store(&config, first.compiled.store_bytes_max);
         let (store, report) = Store::open(store_config, Arc::new(RealDisk), Arc::clone(&clock))?;
         report_recovery(&report, &metrics);
@@ -176,13 +178,12 @@ impl Gateway {
         gateway.run_hub(&hub);
         let configuration = gateway.configuration(first, &config, &clock);
         let live = gateway.run_live(&hub.upstream, configuration.live_first(), &config);
-        gateway.run_pumps(Arc::clone(&hub.upstream), &clock, settings::of_pumps(&config));
-        gateway.run_removed(&clock);
+        let metrics = Arc::clone(&gateway.metrics);
+        let ingest = Arc::new(Ingest::new(configuration.routes(), live, metrics));
+        let relay = gateway.run_relay(&hub, &doors, &ingest, &config, &clock);
         gateway.run_scope_shown(&doors, &hub, &clock);
         let standing = Standing::new(&doors, &gateway.metrics);
-        let is_renewed = config.server == config::ServerSource::Daemon;
-        let end = ServerEnd::new(server.leaf(), is_renewed, &clock);
-        end.show(&gateway.metrics);
+        let end = gateway.server_end(server.leaf(), &config, &clock);
         let refusals = gateway.run_refusals(&config, &clock);
         let sample = gateway.run_sampler(&config, &clock);
         if let Some(listener) = admin {
@@ -195,12 +196,15 @@ impl Gateway {
         gateway.run_standing(standing, &hub);
         gateway.run_bundle_watch(asked_bundle, &config, &doors, &clock, given);
         gateway.run_source(asked, &config, &clock, &hub, &configuration, &doors.roster);
+        let sessions = config.storage.join("sessions");
         let front = Front {
             config: settings::of_connections(&config),
             authenticator: doors.authenticator,
             roster: doors.roster,
-            ingest: Ingest::new(configuration.routes(), live, Arc::clone(&gateway.metrics)),
+            ingest,
             appender: gateway.store.appender(),
+            relay: Arc::new(relay),
+            sessions: KeptSessions::open(sessions, SESSIONS_MAX, Arc::clone(&gateway.metrics)),
             metrics: Arc::clone(&gateway.metrics),
             clock,
             hub: Box::new(hub.refresher),
@@ -241,16 +245,37 @@ impl Gateway {
         let _ = self.reload_bundle.try_send(Asked::default());
     }
 
-    /// A pump for each queue that feeds the upstream, those found on disk and those created later.
-    fn run_pumps(&self, upstream: Arc<Upstream>, clock: &SharedClock, config: pump::Config) {
+    /// Shows when the server's certificate ends.
+    fn server_end(
+        &self,
+        leaf: &CertificateInfo,
+        config: &Config,
+        clock: &SharedClock,
+    ) -> Arc<ServerEnd> {
+        let is_renewed = config.server == config::ServerSource::Daemon;
+        let end = ServerEnd::new(leaf, is_renewed, clock);
+        end.show(&self.metrics);
+        end
+    }
+
+    /// A pump for each queue that feeds the upstream or a module, those found on disk and those created later.
+    fn run_pumps(&self, hub: &ToHub, relay: &Relay, clock: &SharedClock, config: &Config) {
+        let modules = ToModules {
+            relay: relay.clone(),
+            edge: config.connection.device.clone(),
+            ack_timeout: config.relay.ack_timeout,
+            config: settings::of_input_pumps(),
+        };
         let pumps = Pumps {
             store: Arc::clone(&self.store),
-            target: pump::Target::new(upstream),
+            target: pump::Target::new(Arc::clone(&hub.upstream) as _),
+            modules,
+            inputs: BTreeMap::new(),
             metrics: Arc::clone(&self.metrics),
             clock: Arc::clone(clock),
             stop: self.stops.pumps.clone(),
             tasks: self.tasks.pumps.clone(),
-            config,
+            config: settings::of_pumps(config),
             failed: self.failed.clone(),
             waiting: self.waiting.clone(),
             open: Arc::clone(&self.open),
@@ -258,6 +283,7 @@ impl Gateway {
         let (open, stats) = (Arc::clone(&self.open), Arc::clone(&self.store));
         self.metrics.on_scrape(move |metrics| refresh_gauges(metrics, &open, &stats));
         self.tasks.pumps.spawn(pumps.run());
+        self.run_removed(clock);
     }
 
     /// What messages are routed by.

@@ -94,6 +94,37 @@ fn put<V: Volume>(volume: &V, fresh: &Path, path: &Path, bytes: &[u8]) -> io::Re
     volume.rename(fresh, path)
 }
 
+/// Makes the folder at `path`, durably, if it is not there.
+pub(crate) fn make_folder(path: &Path) -> io::Result<()> {
+    make_folder_on(&System, path, path.is_dir())
+}
+
+fn make_folder_on<V: Volume>(volume: &V, path: &Path, is_there: bool) -> io::Result<()> {
+    if is_there {
+        return Ok(());
+    }
+    volume.make_folder(path)?;
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => volume.sync_folder(parent),
+        _ => volume.sync_folder(Path::new(".")),
+    }
+}
+
+/// Removes the file, durably; says whether there was one.
+pub(crate) fn remove(path: &Path) -> io::Result<bool> {
+    remove_on(&System, path)
+}
+
+fn remove_on<V: Volume>(volume: &V, path: &Path) -> io::Result<bool> {
+    match volume.remove(path) {
+        Ok(()) => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(e) => return Err(e),
+    }
+    volume.sync_folder(path.parent().unwrap_or(Path::new(".")))?;
+    Ok(true)
+}
+
 /// Moves a damaged file out of the way, to the first free of ten names.
 pub(crate) fn set_aside(path: &Path) -> Option<PathBuf> {
     let to = (0..10).map(|n| with_suffix(path, &format!("bad{n}"))).find(|to| !to.exists())?;
@@ -195,6 +226,21 @@ mod tests {
     fn content(disk: &SimDisk) -> Vec<u8> {
         let found = disk.tree().1.into_iter().find(|(path, _)| path == Path::new(PATH));
         found.expect("one of the two is there").1
+    }
+
+    #[test]
+    fn a_folder_and_a_removal_last() {
+        for seed in 0..20 {
+            let disk = SimDisk::new();
+            make_folder_on(&disk, Path::new(FOLDER), false).unwrap();
+            replace_on(&disk, Path::new(PATH), OLD).unwrap();
+            let disk = disk.power_cut(seed);
+            assert_eq!(content(&disk), OLD, "seed {seed}");
+            assert!(remove_on(&disk, Path::new(PATH)).unwrap());
+            let disk = disk.power_cut(seed);
+            assert_eq!(disk.names(FOLDER), [""; 0], "seed {seed}");
+            assert!(!remove_on(&disk, Path::new(PATH)).unwrap());
+        }
     }
 
     /// The `n`th change from now on fails so.

@@ -39,6 +39,7 @@ compile_error!(
 );
 
 // The words: no tokio, no sockets.
+mod cabinet;
 pub mod clock;
 pub mod deliver;
 pub mod identity;
@@ -70,3 +71,4 @@ pub mod desired;
 pub mod edged;
 pub mod gateway;
 pub mod log;
+pub mod relay;

@@ -17,6 +17,8 @@
 //! | 2 | number of application properties, each: `long` name, 1 byte (1 = has a value), then `long` value if so |
 //! | rest | body |
 
+use std::borrow::Cow;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::clock::UnixMillis;
@@ -60,11 +62,21 @@ pub enum SystemKey {
     Operation = 14,
     /// `model-id` of the CONNECT user name (IoT Plug and Play)
     ModelId = 15,
+    /// `twinChangeNotification` for a notification that reported properties have changed; no other message has one.
+    MessageType = 16,
+    /// Whose twin a notification tells of: the device.
+    ReportedDevice = 17,
+    /// Whose twin a notification tells of: the module, if it is one.
+    ReportedModule = 18,
 }
+
+/// [`SystemKey::MessageType`] and [`SystemKey::MessageSchema`] of a notification that reported properties have changed
+/// (`edgehub.md` 4.2).
+pub const TWIN_CHANGE: &str = "twinChangeNotification";
 
 impl SystemKey {
     /// All keys, in the order of their codes.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 18] = [
         Self::MessageId,
         Self::CorrelationId,
         Self::UserId,
@@ -80,6 +92,9 @@ impl SystemKey {
         Self::Ack,
         Self::Operation,
         Self::ModelId,
+        Self::MessageType,
+        Self::ReportedDevice,
+        Self::ReportedModule,
     ];
 
     fn from_code(code: u8) -> Option<Self> {
@@ -207,6 +222,25 @@ const VERSION: u8 = 1;
 const FLAG_MODULE: u8 = 1;
 
 impl Message {
+    /// Whether it tells that reported properties have changed: the gateway's own, under its own name.
+    pub fn is_twin_change(&self) -> bool {
+        self.system.get(SystemKey::MessageType) == Some(TWIN_CHANGE)
+    }
+
+    /// Who is named to a receiver as the sender: of a notification it is whose twin it tells of.
+    pub fn told_sender(&self) -> Cow<'_, ClientName> {
+        let own = Cow::Borrowed(self.source.sender.name());
+        let Some(Ok(device)) = self.system.get(SystemKey::ReportedDevice).map(DeviceId::parse)
+        else {
+            return own;
+        };
+        match self.system.get(SystemKey::ReportedModule).map(ModuleId::parse) {
+            None => Cow::Owned(ClientName::Device(device)),
+            Some(Ok(module)) => Cow::Owned(ClientName::Module(device, module)),
+            Some(Err(_)) => own,
+        }
+    }
+
     /// The stored form.
     pub fn encode(&self) -> Bytes {
         self.encode_and_add(None)

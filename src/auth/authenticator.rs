@@ -26,7 +26,7 @@ use super::scope::{AuthKind, Lookup, Scope, ScopeEntry, Status};
 use super::token::{self, Signatories};
 use super::x509::{self, CertificateInfo, Validity};
 use crate::clock::{SharedClock, UnixMillis};
-use crate::identity::{ClientName, DeviceId, Identity};
+use crate::identity::{ClientName, DeviceId, Identity, ModuleId};
 
 /// What a client offers.
 #[derive(Clone, Copy)]
@@ -275,6 +275,13 @@ impl Authenticator {
             ));
         }
         Ok(entry)
+    }
+
+    /// The gateway itself, for messages of its own: `$edgeHub` of our edge device. This process is it; no client is let in
+    /// under that name.
+    pub fn ourselves(&self) -> Identity {
+        let module = ModuleId::parse(OWN_MODULE).expect("a valid id");
+        Identity::vouched(ClientName::Module(self.scope.edge().clone(), module))
     }
 
     /// Whether it is `$edgeHub` of our own edge device. What speaks as it is this process, to the hub alone.

@@ -128,6 +128,9 @@ fn name(key: SystemKey) -> &'static str {
         SystemKey::Ack => "ack",
         SystemKey::Operation => "operation",
         SystemKey::ModelId => "modelId",
+        SystemKey::MessageType => "messageType",
+        SystemKey::ReportedDevice => "rpSenderDeviceId",
+        SystemKey::ReportedModule => "rpSenderModuleId",
     }
 }
 

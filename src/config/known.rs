@@ -10,7 +10,6 @@ const ENGINE: &str = "there is no RocksDB here; see storeSettings__*";
 const NET: &str = "there is no DotNetty here: the front end sizes itself";
 const BATCHES: &str = "batches fill up to the hub's 256 KB by themselves";
 const PROBES: &str = "the upstream connection tells by itself when it is down";
-const TWINS: &str = "twins and methods of devices and modules are not served yet";
 const DAEMON: &str = "IotHubConnectionString is set: the IoT Edge daemon is not asked";
 const OTHER_FRONT: &str = "there is no AMQP or HTTPS front end yet, only MQTT";
 const TESTS: &str = "a test switch of the reference";
@@ -41,7 +40,6 @@ pub(super) const IGNORED: &[(&str, &str)] = &[
     ("storeAndForwardEnabled", DURABLE),
     ("EnableNonPersistentStorageBackup", DURABLE),
     ("BackupFolder", DURABLE),
-    ("MessageAckTimeoutSecs", "module inputs are not served yet"),
     ("MessageCleanupIntervalSecs", CLEANUP),
     ("CheckEntireQueueOnCleanup", CLEANUP),
     (
@@ -51,9 +49,8 @@ pub(super) const IGNORED: &[(&str, &str)] = &[
     ("CloudConnectionHangingTimeoutSecs", "operations cannot hang past CloudOperationTimeoutSecs"),
     ("UseServerHeartbeat", "the heartbeat is always on"),
     ("ConnectivityCheckFrequencySecs", PROBES),
-    ("MinTwinSyncPeriodSecs", TWINS),
-    ("TwinManagerVersion", TWINS),
-    ("EncryptTwinStore", TWINS),
+    ("TwinManagerVersion", "there is one way to keep twins"),
+    ("EncryptTwinStore", "twins are kept as they are, readable by the gateway's user alone"),
     ("MaxUpstreamBatchSize", BATCHES),
     ("UpstreamFanOutFactor", BATCHES),
     (
@@ -116,6 +113,7 @@ pub(super) const PREFIXES: &[&str] = &[
     "metrics__",
     "upstreamsettings__",
     "storesettings__",
+    "twinsettings__",
     "auditsettings__",
     "authsettings__",
     "storeandforward",

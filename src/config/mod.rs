@@ -32,6 +32,7 @@ pub use place::{Certificates, Place, QUEUES_FOLDER};
 use crate::edged;
 use crate::identity::{DeviceId, ModuleId};
 use crate::iothub::sas::KeySigner;
+use crate::relay::twins::OfflineGet;
 use crate::store::WhenFull;
 
 /// Where settings come from.
@@ -98,6 +99,8 @@ pub struct Config {
     pub desired_file: Option<PathBuf>,
     /// How the `$edgeHub` twin is kept; `None` = it is not asked (`edgeHubTwinFile` is set, or `configSource` is `local`).
     pub twin: Option<Twin>,
+    /// Twins, and messages to modules.
+    pub relay: Relay,
     /// Time to live before a document says otherwise, in seconds; 0 = for ever (`storeAndForward__timeToLiveSecs`).
     pub default_ttl_secs: u32,
     /// The MQTT front end.
@@ -325,6 +328,20 @@ pub struct Auth {
     /// How long a session goes on with a certificate that has ended once the hub is reached (`renewalTimeSecs`), 1 min to
     /// 24 h.
     pub renewal_time: Duration,
+}
+
+/// What goes both ways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Relay {
+    /// Least time between two pushes of one client's reported properties (`ReportedPropertiesSyncFrequencySecs`), 1 s to 1 h.
+    pub push_every: Duration,
+    /// Least time between two reads of one client's twin that nobody asked for (`MinTwinSyncPeriodSecs`), 1 s to 24 h.
+    pub sync_at_least: Duration,
+    /// What a client hears that asks for its twin while the hub is away and nothing is kept (`twinSettings__offlineGet`, own
+    /// name).
+    pub offline_get: OfflineGet,
+    /// How long a module may take for the PUBACK of a message to its input (`MessageAckTimeoutSecs`), 1 s to 1 h.
+    pub ack_timeout: Duration,
 }
 
 /// When the scope is fetched.

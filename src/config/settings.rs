@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use super::reader::Reader;
 use super::{
-    Audit, Auth, Bind, Config, ConfigError, Env, LogFormat, LogLevel, MetricsListener, Mqtt,
+    Audit, Auth, Bind, Config, ConfigError, Env, LogFormat, LogLevel, MetricsListener, Mqtt, Relay,
     ScopeRefresh, Store, Twin, Upstream,
 };
 use crate::auth::policy::GRACE_MAX;
 use crate::desired::STORE_BYTES_MIN;
 use crate::iothub::sas::CLOCK_SKEW_DEFAULT;
+use crate::relay::twins::OfflineGet;
 use crate::store::WhenFull;
 
 /// The hub takes 256 KB a message, so a larger limit would only promise what cannot be delivered.
@@ -78,7 +79,8 @@ impl Reader {
         let storage = self.storage();
         // Not looked at yet: when it cannot be read, the last good document may serve (`gateway`).
         let desired_file = self.take("edgeHubTwinFile", "").map(PathBuf::from);
-        let twin = self.twin(desired_file.is_some());
+        let relay = self.relay();
+        let twin = self.twin(desired_file.is_some(), relay.push_every);
         let default_ttl_secs = self.default_ttl();
         let mqtt = self.mqtt();
         let metrics = self.metrics();
@@ -103,6 +105,7 @@ impl Reader {
             storage: storage?,
             desired_file,
             twin,
+            relay,
             default_ttl_secs,
             mqtt,
             metrics,
@@ -119,20 +122,17 @@ impl Reader {
     }
 
     /// A file is for a gateway that stands alone: then the twin is not asked.
-    fn twin(&mut self, has_file: bool) -> Option<Twin> {
+    fn twin(&mut self, has_file: bool, report_every: Duration) -> Option<Twin> {
         const NAME: &str = "configSource";
         let default = if has_file { "local" } else { "twin" };
         let source = self.take(NAME, default).unwrap_or_else(|| default.to_owned());
         let twin = Twin {
             refresh_every: self.seconds("ConfigRefreshFrequencySecs", 3600, 1, 7 * 86_400),
-            report_every: self.seconds("ReportedPropertiesSyncFrequencySecs", 5, 1, 3600),
+            report_every,
         };
-        if has_file || !source.eq_ignore_ascii_case("twin") {
-            for name in ["ConfigRefreshFrequencySecs", "ReportedPropertiesSyncFrequencySecs"] {
-                if self.is_set(name) {
-                    self.warnings.push(format!("{name}: without effect, the twin is not asked"));
-                }
-            }
+        const REFRESH: &str = "ConfigRefreshFrequencySecs";
+        if (has_file || !source.eq_ignore_ascii_case("twin")) && self.is_set(REFRESH) {
+            self.warnings.push(format!("{REFRESH}: without effect, the twin is not asked"));
         }
         match source.to_ascii_lowercase().as_str() {
             "twin" if has_file => {
@@ -151,6 +151,27 @@ impl Reader {
                 );
                 None
             }
+        }
+    }
+
+    /// What goes both ways; the gateway's own report has the same pace as those of devices.
+    fn relay(&mut self) -> Relay {
+        const OFFLINE_GET: &str = "twinSettings__offlineGet";
+        let text = self.take(OFFLINE_GET, "empty").unwrap_or_default().to_ascii_lowercase();
+        let offline_get = match text.as_str() {
+            "" | "empty" => OfflineGet::Empty,
+            "unavailable" => OfflineGet::Unavailable,
+            _ => {
+                let todo = "Write empty (a twin without properties, as edgeHub) or unavailable (503: ask later)";
+                self.problem(OFFLINE_GET, format!("{text:?} is no answer"), todo);
+                OfflineGet::Empty
+            }
+        };
+        Relay {
+            push_every: self.seconds("ReportedPropertiesSyncFrequencySecs", 5, 1, 3600),
+            sync_at_least: self.seconds("MinTwinSyncPeriodSecs", 120, 1, 86_400),
+            offline_get,
+            ack_timeout: self.seconds("MessageAckTimeoutSecs", 30, 1, 3600),
         }
     }
 

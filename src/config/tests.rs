@@ -205,10 +205,11 @@ fn routes_come_from_the_twin_unless_a_file_is_given() {
             .with("configSource", source)
             .with("edgeHubTwinFile", file)
             .with("ConfigRefreshFrequencySecs", "60")
+            // Devices have twins in any case.
             .with("ReportedPropertiesSyncFrequencySecs", "7");
         let config = Config::read(&env).unwrap();
         let idle = config.warnings.iter().filter(|w| w.contains("without effect")).count();
-        assert_eq!(idle, if config.twin.is_some() { 0 } else { 2 }, "{:?}", config.warnings);
+        assert_eq!(idle, if config.twin.is_some() { 0 } else { 1 }, "{:?}", config.warnings);
         (config.twin.is_some(), config.warnings.iter().any(|w| w.starts_with("configSource: ")))
     };
     assert_eq!(twin("", ""), (true, false));
@@ -222,6 +223,34 @@ fn routes_come_from_the_twin_unless_a_file_is_given() {
     let expected =
         Twin { refresh_every: Duration::from_secs(60), report_every: Duration::from_secs(5) };
     assert_eq!(Config::read(&env).unwrap().twin, Some(expected));
+}
+
+#[test]
+fn what_goes_both_ways_is_as_the_reference_has_it_unless_it_is_set() {
+    let dir = folder();
+    let relay = |env: MapEnv| Config::read(&env).unwrap().relay;
+    let (secs, empty) = (Duration::from_secs, OfflineGet::Empty);
+    let default = Relay {
+        push_every: secs(5),
+        sync_at_least: secs(120),
+        offline_get: empty,
+        ack_timeout: secs(30),
+    };
+    assert_eq!(relay(good(dir.path())), default);
+    let env = good(dir.path())
+        .with("ReportedPropertiesSyncFrequencySecs", "1")
+        .with("MinTwinSyncPeriodSecs", "2")
+        .with("MessageAckTimeoutSecs", "3")
+        .with("twinSettings__offlineGet", "Unavailable");
+    let expected = Relay {
+        push_every: secs(1),
+        sync_at_least: secs(2),
+        offline_get: OfflineGet::Unavailable,
+        ack_timeout: secs(3),
+    };
+    assert_eq!(relay(env), expected);
+    let problem = ["twinSettings__offlineGet: \"no\" is no answer"];
+    assert_eq!(problems_with("twinSettings__offlineGet", "no"), problem);
 }
 
 #[test]

@@ -6,17 +6,14 @@
 //! and dropped. One without routes says so on purpose. A layer is only a part, so it is never refused for that.
 //! Must not know: where documents come from, who runs the table.
 
-use super::{Desired, SET_ASIDE_MAX, line, listed};
+use super::{Desired, SET_ASIDE_MAX, listed};
 use crate::identity::DeviceId;
-use crate::route::{CompiledRoute, Endpoint, RefusedRoute, RouteTable};
-
-/// Longest part of a line that somebody else wrote, in characters.
-const PART_CHARS_MAX: usize = 300;
+use crate::route::{RefusedRoute, RouteTable};
 
 /// What a document comes to.
 #[derive(Debug, Clone)]
 pub struct Judged {
-    /// Every route that compiles, by priority: those that run, and those that are not served ([`is_served`]).
+    /// Every route that compiles, by priority: those that run.
     pub compiled: RouteTable,
     /// Every route that does not, whether its entry or its text is at fault.
     pub refused: Vec<RefusedRoute>,
@@ -40,12 +37,7 @@ impl Judged {
 
     /// How many routes run.
     pub fn running(&self) -> usize {
-        self.compiled.len() - self.not_served().count()
-    }
-
-    /// Those that compile and do not run, because this version does not serve their endpoint.
-    pub fn not_served(&self) -> impl Iterator<Item = &CompiledRoute> {
-        self.compiled.routes().iter().filter(|route| !is_served(&route.target().endpoint))
+        self.compiled.len()
     }
 
     /// Why the document is refused though it can be read, with what to do: none of its routes can run.
@@ -71,26 +63,11 @@ impl Judged {
     /// The routes that do not run.
     pub fn set_aside(&self) -> impl Iterator<Item = SetAside> {
         let refused = self.refused.iter();
-        let refused = refused.map(|r| SetAside { name: r.name.clone(), why: r.one_line() });
-        let not_served = self.not_served().map(|route| SetAside {
-            name: route.name().to_owned(),
-            why: format!(
-                "route {:?}: modules' inputs are not served yet: send it INTO $upstream, or leave it out",
-                line(route.name(), PART_CHARS_MAX)
-            ),
-        });
-        refused.chain(not_served)
+        refused.map(|r| SetAside { name: r.name.clone(), why: r.one_line() })
     }
 
     /// The table of those that run.
-    pub fn into_running(mut self) -> RouteTable {
-        let _gone = self.compiled.keep(is_served);
+    pub fn into_running(self) -> RouteTable {
         self.compiled
     }
-}
-
-/// Whether this version delivers to the endpoint. Nobody drains a module's input yet: its queue would fill the disk
-/// without a word.
-pub fn is_served(endpoint: &Endpoint) -> bool {
-    *endpoint == Endpoint::Upstream
 }

@@ -19,9 +19,9 @@ mod alarm;
 mod handover;
 mod judge;
 mod log_in;
+mod relayed;
 mod report;
 mod seat;
-mod twin;
 mod wire;
 
 use std::net::SocketAddr;
@@ -37,11 +37,14 @@ use tracing::debug;
 use self::alarm::Alarm;
 use self::handover::{HandOver, Step};
 use self::judge::{cost, in_mqtt, judge};
+use self::relayed::Downward;
 use self::wire::{Wire, WireEvent};
 use super::door::Pass;
 use super::ingest::Ingest;
+use super::kept_sessions::KeptSessions;
 use super::limits::bucket::Pace;
 use super::limits::conduct::Cost;
+use super::mailbox::{MethodResponse, Relay};
 use super::roster::{Roster, Seat};
 use crate::auth::decision::Decisions;
 use crate::auth::{self, Admission, AskHub, Attempt, Authenticator};
@@ -50,7 +53,9 @@ use crate::identity::ClientName;
 use crate::message::{Message, SystemKey};
 use crate::metrics::{KeptSeries, Metrics};
 use crate::mqtt::packet::{ConnectReturnCode, Packet};
-use crate::session::{CloseReason, ConnectRequest, Limits, Output, Refusal, Session};
+use crate::session::{
+    CloseReason, ConnectRequest, Limits, Output, Refusal, Session, Subscriptions,
+};
 use crate::store::{AppendError, Appender};
 
 /// What the peer gets of us when the connection ends: the time for the last packets and the close_notify.
@@ -84,9 +89,13 @@ pub struct Front {
     /// Who is connected.
     pub roster: Arc<Roster>,
     /// Message -> queues.
-    pub ingest: Ingest,
+    pub ingest: Arc<Ingest>,
     /// The way into the store.
     pub appender: Appender,
+    /// Carries on what clients ask for besides telemetry, and has letters for them.
+    pub relay: Arc<dyn Relay>,
+    /// Sessions that outlive their connections.
+    pub sessions: Arc<KeptSessions>,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Time.
@@ -127,6 +136,7 @@ pub(super) async fn run<S>(
         cost: Cost::Handshake,
         claimed: None,
         model_id: None,
+        downward: None,
         kept: KeptSeries::default(),
         outputs: Vec::new(),
         ended: None,
@@ -159,6 +169,8 @@ struct Connection<S> {
     /// The name in the CONNECT, for the log and the counters of a refusal.
     claimed: Option<ClientName>,
     model_id: Option<Box<str>>,
+    /// Once the client has its seat.
+    downward: Option<Box<Downward>>,
     /// The identity's.
     kept: KeptSeries,
     outputs: Vec<Output>,
@@ -171,6 +183,7 @@ struct Connection<S> {
 enum Wake {
     Leave,
     Store(Step),
+    Letters,
     Wire(WireEvent),
     Deadline,
 }
@@ -198,6 +211,7 @@ where
                 Wake::Leave if self.seat.is_none() => self.close(log_in::crowded_out()),
                 Wake::Leave => self.close(seat::departure(self.seat.as_ref())),
                 Wake::Store(step) => self.stored(step),
+                Wake::Letters => Box::pin(self.serve_letters()).await,
                 Wake::Wire(event) => self.wired(event),
                 Wake::Deadline => {
                     let (now, wall) = (self.front.clock.monotonic(), self.front.clock.wall());
@@ -260,15 +274,17 @@ where
         alarm: &mut Alarm,
     ) -> Wake {
         self.handover.start();
-        let may_read = self.may_take();
+        let (may_read, has_room) = (self.may_take(), self.wire.has_room());
         let reads = may_read && self.wire.has_place();
         if reads != self.session.is_reading() {
             self.session.set_reading(reads, self.front.clock.monotonic());
         }
         alarm.set(self.session.deadline().into_iter().chain(self.pace.rest_until()).min());
+        let letters = std::future::poll_fn(|cx| Downward::poll_ready(&mut self.downward, cx));
         tokio::select! {
             () = left => Wake::Leave,
             step = self.handover.step() => Wake::Store(step),
+            () = letters, if has_room => Wake::Letters,
             event = self.wire.event(may_read) => Wake::Wire(event),
             () = std::future::poll_fn(|cx| alarm.poll_ring(cx)) => Wake::Deadline,
         }
@@ -331,15 +347,15 @@ where
                     Output::Send(packet) => self.send(&packet),
                     Output::Authenticate(request) => Box::pin(self.authenticate(*request)).await,
                     Output::Route { tag, message } => self.route(tag, message),
-                    Output::TwinRequest(request) => self.refuse_twin(&request),
-                    Output::MethodResponse { .. } => {
-                        // No method is ever sent down yet, so nobody waits for this answer.
-                        self.front.metrics.counted("method_response", "not_asked_for");
+                    Output::TwinRequest(request) => self.ask(request),
+                    Output::MethodResponse { rid, status, body } => {
+                        self.answer(MethodResponse { rid, status, body });
                     }
                     Output::FilterDenied(denied) => {
                         self.front.metrics.refused("subscribe", denied.label());
                     }
-                    Output::Acknowledged(_) | Output::Subscribed(..) | Output::Unsubscribed(_) => {}
+                    Output::Acknowledged { tag } => self.acknowledged(tag),
+                    Output::Subscriptions(now) => Box::pin(self.subscribed(now)).await,
                     Output::Close(reason) => self.ended = Some(reason),
                 }
             }
@@ -391,7 +407,19 @@ where
             self.chain = Vec::new();
         }
         self.model_id = request.model_id;
+        let admitted = verdict.as_ref().ok().cloned();
+        let mut subscriptions = Subscriptions::default();
+        if let Some(identity) = &admitted {
+            let earlier = self.earlier(identity, request.clean_session).await;
+            subscriptions = earlier.as_ref().map(|e| e.subscriptions).unwrap_or_default();
+            self.session.set_serial(self.serial());
+            self.session.resume(earlier);
+        }
         self.session.on_authenticated(verdict, self.front.clock.monotonic(), &mut self.outputs);
+        if let Some(identity) = admitted {
+            // Before what came with the CONNECT in one flight is carried out.
+            self.arrive(identity, request.clean_session, request.product_info, subscriptions);
+        }
     }
 
     /// Takes the identity's seat; an older connection has ended (or had its time) before this returns.
@@ -469,6 +497,7 @@ where
     /// The end. What was received goes to the store first, then the seat is given back, and only then the peer gets the
     /// time for a farewell: a newcomer of this identity waits for the first and not for the last.
     async fn leave(&mut self) {
+        self.depart();
         // At a stop the time for receipts was the time for this, too.
         let limit = if self.drained { Duration::ZERO } else { self.front.config.drain_timeout };
         let handed = tokio::time::timeout(limit, self.handover.finish()).await;

@@ -48,6 +48,19 @@ impl Ingest {
         let output = message.system.get(SystemKey::OutputName);
         let sender = &message.source.sender;
         self.metrics.message_received(kept, sender, output, message.body.len());
+        let append = self.route(message, receipt);
+        if append.is_none() {
+            self.metrics.message_dropped("no_route", sender, output);
+        }
+        append
+    }
+
+    /// The append for a notification that the gateway itself makes, or `None` when no route wants it, which is no loss.
+    pub fn prepare_notification(&self, message: &Message, receipt: ReceiptTo) -> Option<Append> {
+        self.route(message, receipt)
+    }
+
+    fn route(&self, message: &Message, receipt: ReceiptTo) -> Option<Append> {
         let mut queues: Vec<AppendTo> = Vec::new();
         for target in self.routes.load().matching(message) {
             if !queues.iter().any(|to| Arc::ptr_eq(&to.queue.endpoint, &target.endpoint_id)) {
@@ -56,7 +69,6 @@ impl Ingest {
             }
         }
         if queues.is_empty() {
-            self.metrics.message_dropped("no_route", sender, output);
             return None;
         }
         let payload = match message.system.get(SystemKey::MessageId) {

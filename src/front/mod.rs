@@ -15,9 +15,11 @@
 pub mod connection;
 mod door;
 pub mod ingest;
+pub mod kept_sessions;
 pub mod limits;
 pub mod listener;
 pub mod live;
+pub mod mailbox;
 mod refused;
 pub mod roster;
 pub mod tls;

@@ -169,6 +169,11 @@ impl Seat {
         &self.occupant.admission.identity
     }
 
+    /// Another one for another connection of the same identity; a later connection has a higher one.
+    pub fn serial(&self) -> u64 {
+        self.occupant.serial
+    }
+
     /// By what its client was let in.
     pub fn admission(&self) -> &Admission {
         &self.occupant.admission

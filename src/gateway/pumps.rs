@@ -1,10 +1,12 @@
-//! Which queues are drained: a pump for each queue that feeds the upstream, and the gauges of all of them.
+//! Which queues are drained: a pump for each queue that feeds the upstream or an input of a module, and the gauges of all of
+//! them.
 //!
-//! Owns: the handles of the open queues. Invariant: every queue found on disk is opened, also those that no route names
-//! any more. Must not know: what is in a queue.
+//! Owns: the handles of the open queues, and the order among the pumps of each endpoint. Invariant: every queue found on disk
+//! is opened, also those that no route names any more. Must not know: what is in a queue.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -12,14 +14,37 @@ use tokio_util::task::TaskTracker;
 use tracing::error;
 
 use crate::clock::SharedClock;
-use crate::metrics::{Metrics, priority_label};
+use crate::identity::{ClientName, DeviceId, ModuleId};
+use crate::metrics::{InputName, Metrics, priority_label};
 use crate::pump::deadletter::DeadLetterQueue;
 use crate::pump::store_logs::StoreLogs;
 use crate::pump::{self, Pump, PumpError, Target};
+use crate::relay::Relay;
 use crate::route::UPSTREAM_ENDPOINT_ID;
 use crate::store::{Queue, QueueId, Store};
 
-/// Starts a pump for every queue of the upstream.
+/// The module inputs of this edge device as places to deliver to.
+pub(super) struct ToModules {
+    pub(super) relay: Relay,
+    pub(super) edge: DeviceId,
+    pub(super) ack_timeout: Duration,
+    pub(super) config: pump::Config,
+}
+
+impl ToModules {
+    /// The input that is named `edge/module/input`; `None` for what is none of ours.
+    fn target(&self, endpoint: &str) -> Option<Target> {
+        let (edge, rest) = endpoint.split_once('/')?;
+        let (module, input) = rest.split_once('/')?;
+        let module = ModuleId::parse(module).ok().filter(|_| edge == self.edge.as_str())?;
+        let module = ClientName::Module(self.edge.clone(), module);
+        let name = InputName { module: module.to_string().into(), input: input.into() };
+        let endpoint = self.relay.input(module, input.into(), self.ack_timeout);
+        Some(Target::input(Arc::new(endpoint), name))
+    }
+}
+
+/// Starts a pump for every queue of the upstream and of module inputs.
 pub(super) struct Pumps {
     pub(super) store: Arc<Store>,
     /// The upstream, and the order among its pumps.
@@ -29,6 +54,9 @@ pub(super) struct Pumps {
     pub(super) stop: CancellationToken,
     pub(super) tasks: TaskTracker,
     pub(super) config: pump::Config,
+    pub(super) modules: ToModules,
+    /// Endpoints of modules that have a pump.
+    pub(super) inputs: BTreeMap<Arc<str>, Target>,
     /// Told when a pump ended since the store is gone.
     pub(super) failed: watch::Sender<Option<String>>,
     /// Why queues are not drained: one line for each pump that met what a newer program has written.
@@ -40,7 +68,7 @@ pub(super) struct Pumps {
 pub(super) type OpenQueues = Mutex<BTreeMap<QueueId, Queue>>;
 
 impl Pumps {
-    pub(super) async fn run(self) {
+    pub(super) async fn run(mut self) {
         let mut queues = self.store.queues();
         loop {
             let ids: Vec<QueueId> = queues.borrow_and_update().clone();
@@ -59,7 +87,7 @@ impl Pumps {
     }
 
     /// Takes the queue's handle, if it is still there; gives its pump, if it is to have one.
-    async fn open(&self, id: QueueId) -> Option<Pump> {
+    async fn open(&mut self, id: QueueId) -> Option<Pump> {
         if self.lock().contains_key(&id) {
             return None;
         }
@@ -72,21 +100,32 @@ impl Pumps {
             }
         };
         self.lock().insert(id.clone(), queue);
-        // Side queues belong to the pump of their queue. Dead letters wait for a person, module inputs for their module.
-        (id.lane.is_none() && &*id.endpoint == UPSTREAM_ENDPOINT_ID).then(|| self.pump(id))
+        // Side queues belong to the pump of their queue. Dead letters wait for a person.
+        if id.lane.is_some() {
+            return None;
+        }
+        if &*id.endpoint == UPSTREAM_ENDPOINT_ID {
+            return Some(self.pump(id, self.target.clone(), self.config.clone()));
+        }
+        let target = match self.inputs.get(&id.endpoint) {
+            Some(known) => known.clone(),
+            None => self.modules.target(&id.endpoint)?,
+        };
+        self.inputs.insert(Arc::clone(&id.endpoint), target.clone());
+        Some(self.pump(id, target, self.modules.config.clone()))
     }
 
-    fn pump(&self, id: QueueId) -> Pump {
+    fn pump(&self, id: QueueId, target: Target, config: pump::Config) -> Pump {
         let logs = Arc::new(StoreLogs::new(Arc::clone(&self.store)));
         let letters = Arc::new(DeadLetterQueue::new(logs.clone()));
         Pump::new(
             logs,
             id,
-            self.target.clone(),
+            target,
             letters,
             Arc::clone(&self.metrics),
             Arc::clone(&self.clock),
-            self.config.clone(),
+            config,
         )
     }
 

@@ -11,7 +11,9 @@ use crate::auth;
 use crate::config::{self, Config, Credentials};
 use crate::front::{connection, limits, tls};
 use crate::iothub::sas::Signer;
+use crate::metrics::Metrics;
 use crate::pump::deadletter::DeadLetterQueue;
+use crate::relay::twins;
 use crate::{pump, session, store, upstream};
 
 /// `daemon` is there if the configuration says that the IoT Edge daemon is asked.
@@ -103,6 +105,28 @@ pub(super) fn of_pumps(config: &Config) -> pump::Config {
     }
 }
 
+/// A module has a smaller window than the hub: it is near, and there may be many inputs.
+pub(super) fn of_input_pumps() -> pump::Config {
+    pump::Config {
+        window_messages_max: 256,
+        window_bytes_max: 1 << 20,
+        batch_messages_max: 32,
+        lanes_max: 64,
+        stop_grace: DRAIN_TIMEOUT,
+        ..pump::Config::default()
+    }
+}
+
+pub(super) fn of_twins(config: &Config) -> twins::Config {
+    twins::Config {
+        push_every: config.relay.push_every,
+        sync_at_least: config.relay.sync_at_least,
+        read_within: config.upstream.operation_timeout,
+        offline_get: config.relay.offline_get,
+        ..twins::Config::default()
+    }
+}
+
 /// `document_bytes_max` is what the desired document allows.
 pub(super) fn of_store(config: &Config, document_bytes_max: Option<u64>) -> store::Config {
     let set = &config.store;
@@ -173,6 +197,11 @@ pub(super) fn of_connections(config: &Config) -> connection::Config {
         takeover_wait: DRAIN_TIMEOUT + Duration::from_secs(2),
         drain_timeout: DRAIN_TIMEOUT,
     }
+}
+
+pub(super) fn metrics(config: &Config) -> Arc<Metrics> {
+    let (hub, edge) = (&config.connection.host_name, config.connection.device.as_str());
+    Metrics::with_ids_max(hub, edge, config.metrics.ids_max as usize)
 }
 
 /// Handshakes leave one core to those who are in, where there is more than one.

@@ -140,8 +140,13 @@ fn wire_name(key: SystemKey) -> Option<&'static str> {
         SystemKey::MessageSchema => "%24.schema",
         SystemKey::Ack => "iothub-ack",
         SystemKey::Operation => "iothub-operation",
-        // `$.on` never goes out, the model id is part of the user name, not of a bag.
-        SystemKey::OutputName | SystemKey::ModelId => return None,
+        // `$.on` never goes out; the model id is part of the user name, not of a bag; whose twin a notification tells of goes
+        // out as its sender ([`Message::told_sender`](crate::message::Message::told_sender)).
+        SystemKey::OutputName
+        | SystemKey::ModelId
+        | SystemKey::MessageType
+        | SystemKey::ReportedDevice
+        | SystemKey::ReportedModule => return None,
     })
 }
 

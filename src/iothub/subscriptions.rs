@@ -22,6 +22,20 @@ pub enum Subscription {
 impl Subscription {
     /// How many kinds there are: IoT Hub's own limit of subscriptions at a time.
     pub const KINDS: usize = 5;
+
+    /// All of them.
+    pub const ALL: [Self; Self::KINDS] = [
+        Self::CloudToDevice,
+        Self::ModuleInputs,
+        Self::Methods,
+        Self::Desired,
+        Self::TwinResponses,
+    ];
+
+    /// Its place in [`Subscription::ALL`].
+    pub fn index(self) -> usize {
+        self as usize
+    }
 }
 
 #[cfg(test)]

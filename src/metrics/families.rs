@@ -23,6 +23,10 @@ pub(super) struct Families {
     pub(super) queue_length: Family,
     pub(super) queue_bytes: Family,
     pub(super) queue_age: Family,
+    pub(super) twin_gets: Family,
+    pub(super) twin_get_seconds: Family,
+    pub(super) reported: Family,
+    pub(super) reported_seconds: Family,
     pub(super) offline: Family,
     pub(super) offline_seconds: Family,
     pub(super) retries: Family,
@@ -34,6 +38,8 @@ pub(super) struct Families {
     pub(super) client_refused: Family,
     pub(super) refused: Family,
     pub(super) events: Family,
+    pub(super) methods: Family,
+    pub(super) method_seconds: Family,
 }
 
 /// What a new family needs.
@@ -110,6 +116,10 @@ impl Families {
             queue_length: m.picked("edgehub_queue_length", "Messages that wait in a queue", Gauge, &["endpoint", "priority"]),
             queue_bytes: m.plain("sphere_gateway_queue_bytes", "Bytes that wait in a queue", Gauge, &["endpoint", "priority"]),
             queue_age: m.plain("sphere_gateway_queue_oldest_message_age_seconds", "How long the oldest message of a queue waits, in the store's own time", Gauge, &["endpoint", "priority"]),
+            twin_gets: m.picked("edgehub_gettwin_total", "Twins asked for", Counter, &["source", "id"]),
+            twin_get_seconds: m.plain("edgehub_gettwin_duration_seconds", "Time taken by asking for a twin", Summary, &["source", "id"]),
+            reported: m.picked("edgehub_reported_properties_total", "Updates of reported properties", Counter, &["target", "id"]),
+            reported_seconds: m.plain("edgehub_reported_properties_update_duration_seconds", "Time taken by an update of reported properties", Summary, &["target", "id"]),
             offline: m.picked("edgehub_offline_count_total", "Times that the upstream went away", Counter, &["id"]),
             offline_seconds: m.picked("edgehub_offline_duration_seconds", "How long the upstream was away", Summary, &["id"]),
             retries: m.picked("edgehub_operation_retry_total", "Operations tried again", Counter, &["id", "operation"]),
@@ -120,6 +130,8 @@ impl Families {
             upstream_connected: m.plain("sphere_gateway_upstream_connected", "1 while the hub is reached", Gauge, &[]),
             client_refused: m.plain("sphere_gateway_client_refused_total", "Clients refused at connect, by the exact reason", Counter, &["id", "reason"]),
             refused: m.plain("sphere_gateway_refused_total", "Peers and packets refused, by stage and reason", Counter, &["stage", "reason"]),
+            methods: m.picked("edgehub_direct_methods_total", "Direct methods called", Counter, &["from", "to"]),
+            method_seconds: m.plain("edgehub_direct_method_duration_seconds", "Time from a direct method's call to its answer", Summary, &["from", "to"]),
             events: m.plain("sphere_gateway_events_total", "Other counted events", Counter, &["event", "reason"]),
         }
     }

@@ -199,6 +199,27 @@ impl Metrics {
         self.count_sent(&series, send, process);
     }
 
+    /// A module has taken messages at an input: as [`Self::messages_sent`].
+    pub fn messages_sent_to(
+        &self,
+        to: &InputName,
+        (from, output): (&Identity, Option<&str>),
+        priority: &str,
+        send: Duration,
+        process: impl ExactSizeIterator<Item = Duration>,
+    ) {
+        let (f, id) = (&self.families, self.labels.id(from));
+        let module = self.labels.text(&to.module);
+        let (output, input) = (self.labels.output(output), self.labels.output(Some(&to.input)));
+        let series = Sent {
+            priority: priority.into(),
+            count: f.sent.cell(&[&id, &module, output, input, priority]),
+            send: f.send_seconds.cell(&[&id, &module, output, input]),
+            process: f.process_seconds.cell(&[&id, &module, priority]),
+        };
+        self.count_sent(&series, send, process);
+    }
+
     fn series_sent(&self, id: &str, output: &str, priority: &str) -> Sent {
         let f = &self.families;
         Sent {
@@ -221,6 +242,17 @@ impl Metrics {
         f.send_seconds.observe_in(&series.send, std::iter::once((send.as_secs_f64(), times)));
         let process = process.map(|took| (took.as_secs_f64(), 1));
         f.process_seconds.observe_in(&series.process, process);
+    }
+
+    /// A direct method of `to` is called by the cloud.
+    pub fn method_called(&self, to: &Identity) {
+        self.families.methods.inc(&[UPSTREAM, &self.labels.id(to)]);
+    }
+
+    /// It is answered, `took` after it came.
+    pub fn method_answered(&self, to: &Identity, took: Duration) {
+        let id = self.labels.id(to);
+        self.families.method_seconds.observe(&[UPSTREAM, &id], took.as_secs_f64());
     }
 
     /// A message was dropped on purpose (`no_route`, `ttl_expiry`, ...).
@@ -260,6 +292,20 @@ impl Metrics {
         let word = if denied { NOT_AUTHENTICATED } else { reason };
         self.families.connect_failed.inc(&[&id, word]);
         self.families.client_refused.inc(&[&id, reason]);
+    }
+
+    /// The twin of `who` was asked for and answered within `took`, by the hub (`upstream`) or by us.
+    pub fn twin_got(&self, who: &Identity, upstream: bool, took: Duration) {
+        let (id, by) = (self.labels.id(who), answered_by(upstream));
+        self.families.twin_gets.inc(&[by, &id]);
+        self.families.twin_get_seconds.observe(&[by, &id], took.as_secs_f64());
+    }
+
+    /// Reported properties of `who` were taken within `took`, by the hub (`upstream`) or by us.
+    pub fn twin_reported(&self, who: &Identity, upstream: bool, took: Duration) {
+        let (id, by) = (self.labels.id(who), answered_by(upstream));
+        self.families.reported.inc(&[by, &id]);
+        self.families.reported_seconds.observe(&[by, &id], took.as_secs_f64());
     }
 
     /// The upstream of `id` went away.
@@ -392,6 +438,15 @@ impl Metrics {
     }
 }
 
+/// An input of a module, by which messages are told apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InputName {
+    /// `device/module`.
+    pub module: Box<str>,
+    /// The input.
+    pub input: Box<str>,
+}
+
 /// What one connection keeps of its sender's series: looking them up takes a lock that all connections share.
 #[derive(Default)]
 pub struct KeptSeries(Option<Arc<Known>>);
@@ -406,6 +461,11 @@ impl fmt::Debug for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Metrics").field("base", &self.base).finish_non_exhaustive()
     }
+}
+
+/// The reference's words for who answered.
+fn answered_by(upstream: bool) -> &'static str {
+    if upstream { UPSTREAM } else { "edge_hub" }
 }
 
 /// The `priority` label: `0` .. `9`, and the reference's own number for a route that gives none.

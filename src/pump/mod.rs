@@ -60,7 +60,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::SharedClock;
 use crate::deliver::Deliver;
 use crate::message::DecodeError;
-use crate::metrics::Metrics;
+use crate::metrics::{InputName, Metrics};
 use crate::store::QueueId;
 
 pub mod backoff;
@@ -202,12 +202,19 @@ pub struct Target {
     pub endpoint: Arc<dyn Deliver>,
     /// Shared by all pumps of this endpoint.
     pub precedence: Arc<Precedence>,
+    /// The module's input that it is; `None` = the upstream.
+    pub input: Option<Arc<InputName>>,
 }
 
 impl Target {
-    /// An endpoint that no pump serves yet.
+    /// The upstream, which no pump serves yet.
     pub fn new(endpoint: Arc<dyn Deliver>) -> Self {
-        Self { endpoint, precedence: Precedence::new() }
+        Self { endpoint, precedence: Precedence::new(), input: None }
+    }
+
+    /// A module's input, which no pump serves yet.
+    pub fn input(endpoint: Arc<dyn Deliver>, input: InputName) -> Self {
+        Self { endpoint, precedence: Precedence::new(), input: Some(Arc::new(input)) }
     }
 }
 
@@ -217,6 +224,7 @@ pub struct Pump {
     logs: Arc<dyn Logs>,
     queue: QueueId,
     endpoint: Arc<dyn Deliver>,
+    input: Option<Arc<InputName>>,
     standing: Standing,
     dead: Arc<dyn DeadLetters>,
     metrics: Arc<Metrics>,
@@ -241,9 +249,9 @@ impl Pump {
         assert!(queue.lane.is_none(), "a side queue is drained by the pump of its main queue");
         assert!(config.lanes_max > 0 && config.parked_deliveries_max > 0);
         assert!(config.batch_messages_max > 0 && config.batch_bytes_max > 0);
-        let Target { endpoint, precedence } = target;
+        let Target { endpoint, precedence, input } = target;
         let standing = precedence.join(&queue);
-        Self { logs, queue, endpoint, standing, dead, metrics, clock, config }
+        Self { logs, queue, endpoint, input, standing, dead, metrics, clock, config }
     }
 
     /// Runs until `stop` is cancelled (then deliveries under way get [`Config::stop_grace`], and what is known by then is

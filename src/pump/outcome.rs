@@ -126,7 +126,13 @@ impl Running {
             let (sender, output) = series(&run[0]);
             let process =
                 run.iter().map(|m| Duration::from_millis(wall.saturating_sub(m.received.0)));
-            self.metrics.messages_sent(sender, output, self.priority, took, process);
+            match &self.input {
+                None => self.metrics.messages_sent(sender, output, self.priority, took, process),
+                Some(to) => {
+                    let from = (sender, output);
+                    self.metrics.messages_sent_to(to, from, self.priority, took, process);
+                }
+            }
         }
         if self.queue.live {
             let count = messages.len() as u64;

@@ -35,7 +35,7 @@ use crate::clock::SharedClock;
 use crate::deliver::{Deliver, Outcome};
 use crate::identity::Identity;
 use crate::message::{DecodeError, Message};
-use crate::metrics::{Metrics, priority_label};
+use crate::metrics::{InputName, Metrics, priority_label};
 use crate::store::{Chunk, Offset, QueueId, Record};
 
 /// Most events taken in before the loop starts new work and settles again.
@@ -91,6 +91,8 @@ pub(super) struct Running {
     pub(super) logs: Arc<dyn Logs>,
     pub(super) queue: QueueId,
     pub(super) endpoint: Arc<dyn Deliver>,
+    /// What metrics name it by; `None` = the upstream.
+    pub(super) input: Option<Arc<InputName>>,
     pub(super) dead: Arc<dyn DeadLetters>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) clock: SharedClock,
@@ -164,7 +166,7 @@ impl Drop for Running {
 
 impl Running {
     fn new(pump: Pump, log: Arc<dyn Log>) -> Self {
-        let Pump { logs, queue, endpoint, standing, dead, metrics, clock, config } = pump;
+        let Pump { logs, queue, endpoint, input, standing, dead, metrics, clock, config } = pump;
         let settled = log.settled();
         let clock_now = clock.monotonic();
         Self {
@@ -172,6 +174,7 @@ impl Running {
             priority: priority_label(queue.priority),
             queue,
             endpoint,
+            input,
             standing,
             dead,
             metrics,

@@ -75,9 +75,6 @@ impl Source {
     /// Why no message is covered, and what to do; `None` = some can be.
     pub(super) fn covers_nothing(&self) -> Option<String> {
         match self.scope() {
-            Scope::TwinChanges => {
-                Some("this version makes no twin change notifications: it selects nothing".into())
-            }
             Scope::Nothing if self.0.iter().any(|name| is_star(name)) => Some(
                 "a `*` that is not the last character of the source is an ordinary character: the route selects \
                  nothing. Name the module, or write /messages/modules/*"
@@ -232,14 +229,18 @@ mod tests {
             ("/messages/modules/*/outputs/*", "is an ordinary character".into()),
             ("/messages/modules/**/outputs/*", "is an ordinary character".into()),
             ("/*/x", "is an ordinary character".into()),
-            ("/twinChangeNotifications/*", "makes no twin change notifications".into()),
         ];
         for (text, expected) in table {
             let said = source(text).covers_nothing().unwrap_or_default();
             assert!(said.contains(&expected), "{text}: {said}");
         }
-        for text in ["/*", "/messages", "/MESSAGES/Modules/m/*", "/messages/modules/m/outputs/o/*"]
-        {
+        for text in [
+            "/*",
+            "/messages",
+            "/MESSAGES/Modules/m/*",
+            "/messages/modules/m/outputs/o/*",
+            "/twinChangeNotifications/*",
+        ] {
             assert_eq!(source(text).covers_nothing(), None, "{text}");
         }
     }

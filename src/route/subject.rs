@@ -119,7 +119,7 @@ const NAMES: [(&str, Option<SystemKey>); 20] = [
     ("dt-subject", Some(SystemKey::Component)),
     ("iothub-interface-id", Some(SystemKey::InterfaceId)),
     ("modelId", Some(SystemKey::ModelId)),
-    ("messageType", None),
+    ("messageType", Some(SystemKey::MessageType)),
 ];
 
 const DEVICE_ID: &str = "connectionDeviceId";
@@ -174,6 +174,9 @@ impl Subject for crate::message::Message {
     }
 
     fn origin(&self) -> Origin<'_> {
+        if self.is_twin_change() {
+            return Origin::twin_change();
+        }
         let module = self.source.sender.module().map(|m| m.as_str());
         Origin::telemetry(module, self.system.get(SystemKey::OutputName))
     }
@@ -184,7 +187,7 @@ mod tests {
     use super::*;
     use crate::clock::UnixMillis;
     use crate::identity::{ClientName, Identity, ModuleId};
-    use crate::message::{Message, Properties, Source, SystemProperties};
+    use crate::message::{Message, Properties, Source, SystemProperties, TWIN_CHANGE};
 
     fn edge() -> DeviceId {
         DeviceId::parse("edge").unwrap()
@@ -235,7 +238,7 @@ mod tests {
             ("dt-subject", Some("Component")),
             ("iothub-interface-id", Some("InterfaceId")),
             ("modelId", Some("ModelId")),
-            ("messageType", None),
+            ("messageType", Some("MessageType")),
         ];
         let message = message("edge", Some("m"));
         for (name, expected) in table {
@@ -287,6 +290,8 @@ mod tests {
         assert_eq!(Some(module.origin()), Origin::parse("/messages/modules/m/outputs/OutputName/"));
         module.system = SystemProperties::default();
         assert_eq!(Some(module.origin()), Origin::parse("/messages/modules/m/"));
+        module.system.set(SystemKey::MessageType, TWIN_CHANGE);
+        assert_eq!(module.origin(), Origin::twin_change());
         assert_eq!(Some(Origin::twin_change()), Origin::parse("/twinChangeNotifications/"));
     }
 

@@ -287,15 +287,6 @@ impl RouteTable {
         Facts { subject: message, body: self.paths.of(message) }
     }
 
-    /// Keeps the routes whose endpoint `serves`; gives the names of those that go.
-    pub fn keep(&mut self, serves: impl Fn(&Endpoint) -> bool) -> Vec<String> {
-        let (keep, go) =
-            std::mem::take(&mut self.routes).into_iter().partition(|r| serves(&r.target.endpoint));
-        self.routes = keep;
-        let go: Vec<CompiledRoute> = go;
-        go.into_iter().map(|route| route.name).collect()
-    }
-
     /// Every endpoint, priority and class that a message can get, without repeats.
     #[cfg(test)]
     pub(crate) fn targets(&self) -> Vec<Target> {

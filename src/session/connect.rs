@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Limits;
+use super::output::Remembered;
 use crate::identity::ClientName;
 use crate::iothub::topics::Inbound;
 use crate::iothub::{authorisation, bag, username};
@@ -68,6 +69,10 @@ pub(super) struct Pending {
     pub(super) silence_max: Duration,
     pub(super) model_id: Option<Box<str>>,
     pub(super) will: Option<Box<Testament>>,
+    /// What an earlier session left, if there is one.
+    pub(super) earlier: Option<Remembered>,
+    /// For the packet ids of what is sent down.
+    pub(super) seed: u64,
 }
 
 /// A will, taken apart: what is published if the client vanishes.
@@ -98,8 +103,14 @@ pub(super) fn judge(
         Some(will) => Some(Box::new(testament(&will, &user.name)?)),
     };
     let silence_max = silence_max(connect.keep_alive_secs, limits.keep_alive_max);
-    let pending =
-        Pending { claim: user.name.clone(), silence_max, model_id: user.model_id.clone(), will };
+    let pending = Pending {
+        claim: user.name.clone(),
+        silence_max,
+        model_id: user.model_id.clone(),
+        will,
+        earlier: None,
+        seed: 0,
+    };
     let request = ConnectRequest {
         claim: user.name,
         password: login.password.filter(|password| !password.is_empty()),

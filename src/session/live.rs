@@ -1,18 +1,19 @@
 //! A connected client: serving its packets.
 //!
-//! Owns: identity, subscriptions, will, window, and when the client was last heard.
+//! Owns: identity, subscriptions, will, both windows, and when the client was last heard.
 
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::Limits;
+use super::address;
 use super::connect::{Pending, Testament};
-use super::output::{CloseReason, Output, TwinRequest};
-use super::window::{Print, Window};
+use super::outgoing::Outgoing;
+use super::output::{CloseReason, Outbound, Output, Remembered, Sent, TwinRequest};
+use super::window::{Awaits, Print, Window};
 use crate::clock::UnixMillis;
 use crate::identity::{ClientName, Identity};
-use crate::iothub::subscriptions::Subscription;
 use crate::iothub::topics::{Inbound, Telemetry};
 use crate::iothub::{authorisation, bag};
 use crate::message::{Message, Source, SystemKey};
@@ -33,9 +34,9 @@ pub(super) struct Live {
     heard: Instant,
     model_id: Option<Box<str>>,
     will: Option<Box<Testament>>,
-    /// At most [`Subscription::KINDS`] entries.
-    subscriptions: Vec<(Subscription, QoS)>,
+    remembered: Remembered,
     window: Window,
+    outgoing: Outgoing,
 }
 
 /// What became of a packet.
@@ -56,8 +57,9 @@ impl Live {
             heard: now,
             model_id: pending.model_id,
             will: pending.will,
-            subscriptions: Vec::new(),
+            remembered: pending.earlier.unwrap_or_default(),
             window: Window::default(),
+            outgoing: Outgoing::seeded(pending.seed),
         }
     }
 
@@ -73,8 +75,12 @@ impl Live {
         self.window.len()
     }
 
-    pub(super) fn subscribed(&self, subscription: Subscription) -> Option<QoS> {
-        self.subscriptions.iter().find(|(s, _)| *s == subscription).map(|(_, qos)| *qos)
+    pub(super) fn unacknowledged(&self) -> usize {
+        self.outgoing.len()
+    }
+
+    pub(super) fn remembered(&self) -> &Remembered {
+        &self.remembered
     }
 
     /// Any packet resets the keep-alive [MQTT-3.1.2-24].
@@ -99,8 +105,31 @@ impl Live {
         CloseReason::peer("keep_alive", format!("the client has been silent for {secs} s"))
     }
 
-    pub(super) fn settle(&mut self, tag: u64, out: &mut Vec<Output>) {
-        self.window.settle(tag, out);
+    pub(super) fn settle(&mut self, tag: u64, by: Awaits, out: &mut Vec<Output>) {
+        self.window.settle(tag, by, out);
+    }
+
+    pub(super) fn send(&mut self, tag: u64, content: Outbound, out: &mut Vec<Output>) -> Sent {
+        let Some(qos) = self.remembered.subscriptions.get(content.subscription()) else {
+            return Sent::NotSubscribed;
+        };
+        let awaits_ack = qos != QoS::AtMostOnce;
+        if awaits_ack && self.outgoing.is_full() {
+            return Sent::Full;
+        }
+        let prefix = self.remembered.prefix.as_deref();
+        let Some((topic, payload)) = address::address(content, &self.claim, prefix) else {
+            return Sent::Unsendable;
+        };
+        let (delivery, sent) = if awaits_ack {
+            let packet_id = self.outgoing.push(tag);
+            (Delivery::AtLeastOnce { packet_id, dup: false }, Sent::AwaitsAck)
+        } else {
+            (Delivery::AtMostOnce, Sent::Written)
+        };
+        let publish = Publish { topic, payload, delivery, retain: false };
+        out.push(Output::Send(Packet::Publish(publish)));
+        sent
     }
 
     pub(super) fn into_will(self, wall: UnixMillis) -> Option<Output> {
@@ -127,7 +156,10 @@ impl Live {
             Packet::PingReq => out.push(Output::Send(Packet::PingResp)), // [MQTT-3.12.4-1]
             Packet::Subscribe(subscribe) => self.subscribe(&subscribe, out),
             Packet::Unsubscribe(unsubscribe) => self.unsubscribe(&unsubscribe, out),
-            Packet::PubAck(packet_id) => out.push(Output::Acknowledged(packet_id)),
+            Packet::PubAck(id) => {
+                let acknowledged = self.outgoing.acknowledged(id);
+                out.extend(acknowledged.map(|tag| Output::Acknowledged { tag }));
+            }
             // The will is discarded [MQTT-3.14.4-3].
             Packet::Disconnect => return Served::Farewell,
             // [MQTT-3.1.0-2]
@@ -176,7 +208,8 @@ impl Live {
             Inbound::Telemetry(telemetry) => {
                 match self.message(&telemetry, payload, delivery.dup(), retain, wall) {
                     Ok(message) => {
-                        let tag = self.window.push(delivery.packet_id(), print, now);
+                        let packet_id = delivery.packet_id();
+                        let tag = self.window.push(packet_id, print, now, Awaits::Store);
                         out.push(Output::Route { tag, message });
                         return Served::Done;
                     }
@@ -187,17 +220,22 @@ impl Live {
                 Output::MethodResponse { rid: rid.into(), status, body: payload }
             }
             Inbound::TwinGet { rid } => Output::TwinRequest(TwinRequest::Get { rid: rid.into() }),
-            Inbound::TwinPatch { rid, version } => Output::TwinRequest(TwinRequest::Patch {
-                rid: rid.map(Into::into),
-                version,
-                body: payload,
-            }),
+            Inbound::TwinPatch { rid, version } => {
+                let rid = rid.map(Into::into);
+                // The patch itself is what the PUBACK promises to keep.
+                let tag = delivery
+                    .packet_id()
+                    .map(|id| self.window.push(Some(id), print, now, Awaits::Relay));
+                let patch = TwinRequest::Patch { tag, rid, version, body: payload };
+                out.push(Output::TwinRequest(patch));
+                return Served::Done;
+            }
         };
         out.push(output);
         if let Some(packet_id) = delivery.packet_id() {
             // Nothing to wait for, but its turn [MQTT-4.6.0-2].
-            let tag = self.window.push(Some(packet_id), print, now);
-            self.window.settle(tag, out);
+            let tag = self.window.push(Some(packet_id), print, now, Awaits::Store);
+            self.window.settle(tag, Awaits::Store, out);
         }
         Served::Done
     }
@@ -227,7 +265,7 @@ impl Live {
 
     fn subscribe(&mut self, subscribe: &Subscribe, out: &mut Vec<Output>) {
         let mut codes = Vec::with_capacity(subscribe.filters.len());
-        let before = out.len();
+        let mut is_granted = false;
         for (filter, wanted) in &subscribe.filters {
             let subscription = match authorisation::subscribe(filter, &self.spellings()) {
                 Ok(subscription) => subscription,
@@ -239,28 +277,33 @@ impl Live {
             };
             let granted = (*wanted).min(QoS::AtLeastOnce);
             codes.push(SubscribeReturnCode::Granted(granted));
-            self.subscriptions.retain(|(s, _)| *s != subscription); // [MQTT-3.8.4-3]
-            self.subscriptions.push((subscription, granted));
-            out.push(Output::Subscribed(subscription, granted));
+            self.remembered.subscriptions.set(subscription, Some(granted)); // [MQTT-3.8.4-3]
+            if let Some(prefix) = address::prefix(filter) {
+                let is_usual = prefix == address::usual_prefix(&self.claim);
+                self.remembered.prefix = (!is_usual).then(|| prefix.into());
+            }
+            is_granted = true;
+        }
+        if is_granted {
+            out.push(Output::Subscriptions(self.remembered.clone()));
         }
         // One code a filter, in order [MQTT-3.8.4-5], and before whatever the subscription brings.
         let suback = SubAck { packet_id: subscribe.packet_id, codes };
-        out.insert(before, Output::Send(Packet::SubAck(suback)));
+        out.push(Output::Send(Packet::SubAck(suback)));
     }
 
     fn unsubscribe(&mut self, unsubscribe: &Unsubscribe, out: &mut Vec<Output>) {
-        // Answered even where nothing was subscribed [MQTT-3.10.4-5].
-        out.push(Output::Send(Packet::UnsubAck(unsubscribe.packet_id)));
+        let before = self.remembered.subscriptions;
         for filter in &unsubscribe.filters {
-            let Ok(subscription) = authorisation::subscribe(filter, &self.spellings()) else {
-                continue;
-            };
-            let before = self.subscriptions.len();
-            self.subscriptions.retain(|(s, _)| *s != subscription);
-            if self.subscriptions.len() < before {
-                out.push(Output::Unsubscribed(subscription));
+            if let Ok(subscription) = authorisation::subscribe(filter, &self.spellings()) {
+                self.remembered.subscriptions.set(subscription, None);
             }
         }
+        if self.remembered.subscriptions != before {
+            out.push(Output::Subscriptions(self.remembered.clone()));
+        }
+        // Answered even where nothing was subscribed [MQTT-3.10.4-5].
+        out.push(Output::Send(Packet::UnsubAck(unsubscribe.packet_id)));
     }
 
     /// The registry may spell the id in another case than the client does: both are who was authenticated.

@@ -1,7 +1,8 @@
 //! The MQTT session of one client: packets and time in, [`Output`]s out.
 //!
 //! Owns: what a client may do when (CONNECT first and once, keep-alive, topics of its own identity), the in-flight
-//! window, and the order of PUBACKs. Where a PUBACK is decided: [`Session::on_durable`] and [`Session::on_unrouted`].
+//! windows of both ways, and the order of PUBACKs. Where a PUBACK is decided: [`Session::on_durable`],
+//! [`Session::on_unrouted`], and for a patch of the twin [`Session::on_kept`].
 //!
 //! ```text
 //!              CONNECT                on_authenticated(Ok)
@@ -15,7 +16,10 @@
 //!    or `on_unrouted` named it; PUBACKs leave in the order of the PUBLISHes \[MQTT-4.6.0-2\].
 //! 2. Nothing follows [`Output::Close`]; it comes once.
 //! 3. At most `inflight_max` [`Output::Route`]s are without an answer at any time, and one will besides.
-//! 4. Every message carries the authenticated identity; a topic that names another one closes the connection.
+//! 4. A PUBLISH to the client is sent with the QoS of its subscription, in the order of [`Session::send`]
+//!    \[MQTT-4.6.0-6\], and once: what was not acknowledged when the connection ended is its sender's to send again.
+//! 5. Only packets of the client keep it alive, ours do not.
+//! 6. Every message carries the authenticated identity; a topic that names another one closes the connection.
 //!
 //! # How to drive it
 //!
@@ -26,8 +30,10 @@
 //!
 //! Must not know: sockets, clocks, tokio, routes, files, who else is connected.
 
+mod address;
 mod connect;
 mod live;
+mod outgoing;
 mod output;
 #[cfg(test)]
 mod tests;
@@ -37,10 +43,13 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 pub use connect::{ConnectRequest, Refusal};
-pub use output::{Blame, CloseReason, Output, TwinRequest};
+pub use output::{
+    Blame, CloseReason, Outbound, Output, Remembered, Sent, Subscriptions, TwinRequest,
+};
 
 use self::connect::Pending;
 use self::live::{Live, Served};
+use self::window::Awaits;
 use crate::clock::UnixMillis;
 use crate::identity::{ClientName, Identity};
 use crate::iothub::subscriptions::Subscription;
@@ -155,6 +164,22 @@ impl Session {
         self.close(CloseReason::peer(error.label(), error.to_string()), wall, out);
     }
 
+    /// An earlier session of the client that asks to be let in is there: to be called before
+    /// [`on_authenticated`](Self::on_authenticated), and only if it asked for it (CleanSession 0). `None` = there is none.
+    pub fn resume(&mut self, earlier: Option<Remembered>) {
+        if let State::Authenticating { pending, .. } = &mut self.state {
+            pending.earlier = earlier;
+        }
+    }
+
+    /// Another one for another connection of the same client, so that their packet ids differ: to be called before
+    /// [`on_authenticated`](Self::on_authenticated).
+    pub fn set_serial(&mut self, serial: u64) {
+        if let State::Authenticating { pending, .. } = &mut self.state {
+            pending.seed = serial;
+        }
+    }
+
     /// The answer to [`Output::Authenticate`].
     pub fn on_authenticated(
         &mut self,
@@ -172,9 +197,10 @@ impl Session {
         };
         match verdict {
             Ok(identity) => {
+                // [MQTT-3.2.2-1, -2, -3]
+                let session_present = pending.earlier.is_some();
                 self.state = State::Connected(Box::new(Live::new(*pending, identity, now)));
-                // No state of earlier sessions is kept yet, so none is present [MQTT-3.2.2-1, -3].
-                let connack = ConnAck { session_present: false, code: ConnectReturnCode::Accepted };
+                let connack = ConnAck { session_present, code: ConnectReturnCode::Accepted };
                 out.push(Output::Send(Packet::ConnAck(connack)));
                 self.serve_held(now, out);
             }
@@ -191,12 +217,27 @@ impl Session {
     /// A routed message is on disk in every queue that its routes name.
     #[allow(clippy::needless_pass_by_value, reason = "the proof is used up: one PUBACK, not two")]
     pub fn on_durable(&mut self, durable: Durable, now: Instant, out: &mut Vec<Output>) {
-        self.settle(durable.tag(), now, out);
+        self.settle(durable.tag(), Awaits::Store, now, out);
     }
 
     /// No route took the message with this tag: there is nothing to keep, so it is acknowledged.
     pub fn on_unrouted(&mut self, tag: u64, now: Instant, out: &mut Vec<Output>) {
-        self.settle(tag, now, out);
+        self.settle(tag, Awaits::Store, now, out);
+    }
+
+    /// The patch of the twin with this tag is durable, or was answered for good ([`TwinRequest::Patch`]): its PUBACK may leave.
+    /// Another's tag changes nothing.
+    pub fn on_kept(&mut self, tag: u64, now: Instant, out: &mut Vec<Output>) {
+        self.settle(tag, Awaits::Relay, now, out);
+    }
+
+    /// Sends `content` to the client, if it has subscribed to such. `tag` is the caller's and comes back with
+    /// [`Output::Acknowledged`]; at most 64 wait for the client's PUBACK.
+    pub fn send(&mut self, tag: u64, content: Outbound, out: &mut Vec<Output>) -> Sent {
+        match &mut self.state {
+            State::Connected(live) => live.send(tag, content, out),
+            _ => Sent::NotSubscribed,
+        }
     }
 
     /// The caller reads from the socket from now on, or does not (for a reason of its own, besides
@@ -310,7 +351,17 @@ impl Session {
 
     /// The QoS that was granted, if the client has this subscription.
     pub fn subscribed(&self, subscription: Subscription) -> Option<QoS> {
-        self.live()?.subscribed(subscription)
+        self.live()?.remembered().subscriptions.get(subscription)
+    }
+
+    /// What is to be remembered for the client's next connection, if it is connected.
+    pub fn remembered(&self) -> Option<&Remembered> {
+        self.live().map(Live::remembered)
+    }
+
+    /// PUBLISHes to the client that wait for its PUBACK.
+    pub fn unacknowledged(&self) -> usize {
+        self.live().map_or(0, Live::unacknowledged)
     }
 
     /// PUBLISHes that wait for their receipts.
@@ -405,9 +456,9 @@ impl Session {
         }
     }
 
-    fn settle(&mut self, tag: u64, now: Instant, out: &mut Vec<Output>) {
+    fn settle(&mut self, tag: u64, by: Awaits, now: Instant, out: &mut Vec<Output>) {
         if let State::Connected(live) = &mut self.state {
-            live.settle(tag, out);
+            live.settle(tag, by, out);
             self.serve_held(now, out);
         }
     }

@@ -15,6 +15,8 @@ mod authorisation;
 mod connecting;
 mod ending;
 mod model;
+mod model_down;
+mod outbound;
 mod publishing;
 mod streams;
 
@@ -135,6 +137,15 @@ impl Bench {
     fn deadline(&self) -> Option<u64> {
         self.session.deadline().map(|at| (at - self.start).as_secs())
     }
+}
+
+/// With the usual spelling of its topics.
+fn subscribed_to(what: &[(Subscription, QoS)]) -> Remembered {
+    let mut remembered = Remembered::default();
+    for (kind, qos) in what {
+        remembered.subscriptions.set(*kind, Some(*qos));
+    }
+    remembered
 }
 
 fn connack(code: ConnectReturnCode) -> Output {

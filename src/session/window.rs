@@ -22,7 +22,17 @@ struct Entry {
     packet_id: Option<PacketId>,
     print: Print,
     since: Instant,
+    awaits: Awaits,
     settled: bool,
+}
+
+/// Who says that a PUBLISH is done with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Awaits {
+    /// The store, or the routes; or nobody but those before it.
+    Store,
+    /// Who keeps twins.
+    Relay,
 }
 
 /// Enough of a PUBLISH to notice that another one uses its packet id.
@@ -63,17 +73,19 @@ impl Window {
         packet_id: Option<PacketId>,
         print: Print,
         since: Instant,
+        awaits: Awaits,
     ) -> u64 {
         let tag = self.next_tag();
-        self.entries.push_back(Entry { packet_id, print, since, settled: false });
+        self.entries.push_back(Entry { packet_id, print, since, awaits, settled: false });
         tag
     }
 
-    /// Settles `tag` and releases every PUBACK that is due [MQTT-4.6.0-2]. A tag that is not there (a will's, or one
-    /// settled before) changes nothing.
-    pub(super) fn settle(&mut self, tag: u64, out: &mut Vec<Output>) {
+    /// `by` settles `tag`: releases every PUBACK that is due [MQTT-4.6.0-2]. A tag that is not there (a will's, or one
+    /// settled before) or waits for somebody else changes nothing.
+    pub(super) fn settle(&mut self, tag: u64, by: Awaits, out: &mut Vec<Output>) {
         let index = tag.checked_sub(self.first_tag).and_then(|index| usize::try_from(index).ok());
-        let Some(entry) = index.and_then(|index| self.entries.get_mut(index)) else {
+        let entry = index.and_then(|index| self.entries.get_mut(index));
+        let Some(entry) = entry.filter(|entry| entry.awaits == by) else {
             return;
         };
         entry.settled = true;

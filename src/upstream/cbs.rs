@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::outcome;
 
 /// Requests that may wait for their answers at a time.
-const WAITING_MAX: usize = 256;
+const WAITING_MAX: usize = 512;
 
 /// Why a token was not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -5,8 +5,10 @@
 //! answered to that identity; only evidence about the connection itself severs it.
 //! Must not know: how the connection came about, or what follows it.
 
+mod hold;
 mod upkeep;
 
+pub(super) use self::hold::Hold;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -30,7 +32,7 @@ use super::encode::{self, Packed};
 use super::names;
 use super::outcome::{self, Verdict, retry};
 use super::sending::Sendings;
-use super::sessions::{Link, Sessions};
+use super::sessions::{Link, Sessions, Turn};
 use super::token::TokenSource;
 use super::{Config, Shared};
 use crate::deliver::Outcome;
@@ -39,7 +41,7 @@ use crate::iothub::sas::{self, SignError};
 use crate::message::{Message, SystemKey};
 
 /// Identities that get their token and their link at the same time, at most: a reconnect sends all of them, `$cbs` lets
-/// no more than 256 requests wait, and attaches that queue up open sessions.
+/// no more than 512 requests wait, and attaches that queue up open sessions.
 const SETUPS_MAX: usize = 240;
 
 /// An open connection.
@@ -47,6 +49,8 @@ pub(super) struct Live {
     shared: Arc<Shared>,
     cbs: mpsc::Sender<PutToken>,
     sessions: Sessions,
+    /// Of the downlinks: an attach of theirs that the hub does not answer holds up no telemetry.
+    down_sessions: Sessions,
     slots: Mutex<HashMap<Identity, Arc<Slot>>>,
     setups: Semaphore,
     sendings: Sendings,
@@ -71,6 +75,8 @@ struct Times {
     used_at: Instant,
     /// Whether a link is open: only then the token is worth renewing.
     open: bool,
+    /// Or so many others need it.
+    held: usize,
 }
 
 enum LinkState {
@@ -96,6 +102,7 @@ impl Live {
         Arc::new(Self {
             shared,
             cbs,
+            down_sessions: sessions.beside(),
             sessions,
             slots: Mutex::default(),
             setups: Semaphore::new(SETUPS_MAX),
@@ -353,11 +360,11 @@ impl Live {
         let (done, attached) = oneshot::channel();
         let number = self.next_link.fetch_add(1, Ordering::Relaxed);
         let address = names::telemetry_address(sender.name());
-        let properties = self.link_properties(sender.name(), model);
+        let properties = self.link_properties(sender.name(), model, None);
         let live = self.clone();
         self.tracker().spawn(async move {
             let attach = async {
-                let mut turn = live.sessions.turn().await?;
+                let mut turn = live.sessions.turn(1).await?;
                 let builder = Sender::builder()
                     .name(format!("telemetry-{number}"))
                     .source(Source::builder().address(format!("telemetry-{number}-source")).build())
@@ -382,15 +389,25 @@ impl Live {
         attached
     }
 
-    /// B3; `edgehub.md` 8.1.
-    pub(super) fn link_properties(&self, name: &ClientName, model: Option<&str>) -> Fields {
+    /// B3; `edgehub.md` 8.1. `client`: what the client says of itself.
+    pub(super) fn link_properties(
+        &self,
+        name: &ClientName,
+        model: Option<&str>,
+        client: Option<&str>,
+    ) -> Fields {
         let config = self.config();
         let chain = names::auth_chain(name, &config.edge, &self.shared.scope);
         let mut fields = Fields::new();
         let mut set = |key: &str, value: &str| {
             fields.insert(Symbol::from(key), Value::String(value.to_owned()));
         };
-        set("com.microsoft:client-version", &config.product_info);
+        match client {
+            None => set("com.microsoft:client-version", &config.product_info),
+            Some(client) => {
+                set("com.microsoft:client-version", &format!("{client} {}", config.product_info));
+            }
+        }
         set("com.microsoft:api-version", super::API_VERSION);
         set("com.microsoft:auth-chain", &chain);
         if let Some(model) = model {
@@ -409,7 +426,12 @@ impl Live {
         self.sessions.begin().await
     }
 
-    fn tracker(&self) -> &TaskTracker {
+    /// A turn to attach `links` links of an identity that are not telemetry. `None`: the connection is ending.
+    pub(super) async fn down_turn(&self, links: usize) -> Option<Turn> {
+        self.down_sessions.turn(links).await
+    }
+
+    pub(super) fn tracker(&self) -> &TaskTracker {
         &self.shared.tracker
     }
 
@@ -433,7 +455,7 @@ impl Live {
         }
         let slot = Arc::new(Slot {
             link: AsyncMutex::new(LinkState::Closed),
-            times: Mutex::new(Times { renew_at: None, used_at: now, open: false }),
+            times: Mutex::new(Times { renew_at: None, used_at: now, open: false, held: 0 }),
         });
         slots.insert(sender.clone(), slot.clone());
         slot

@@ -7,7 +7,9 @@
 
 use std::time::Duration;
 
-use fe2o3_amqp::link::{LinkStateError, SendError, SenderAttachError};
+use fe2o3_amqp::link::{
+    LinkStateError, ReceiverAttachError, RecvError, SendError, SenderAttachError,
+};
 use fe2o3_amqp_types::definitions::{self, ErrorCondition};
 use fe2o3_amqp_types::messaging;
 use fe2o3_amqp_types::primitives::{Symbol, Value};
@@ -85,6 +87,25 @@ pub(super) fn of_attach_error(error: SenderAttachError) -> Verdict {
             of_link_state(&LinkStateError::SessionStopped(reason))
         }
         _ => Verdict::LinkLost(retry("attach_refused")),
+    }
+}
+
+/// A failed attach of a receiving link.
+pub(super) fn of_receiver_attach_error(error: ReceiverAttachError) -> Verdict {
+    match error {
+        ReceiverAttachError::RemoteClosedWithError(error) => on_attach(of_error(&error)),
+        ReceiverAttachError::SessionStopped(reason) => {
+            of_link_state(&LinkStateError::SessionStopped(reason))
+        }
+        _ => Verdict::LinkLost(retry("attach_refused")),
+    }
+}
+
+/// The end of a receiving link.
+pub(super) fn of_recv_error(error: &RecvError) -> Verdict {
+    match error {
+        RecvError::LinkStateError(error) => of_link_state(error),
+        _ => Verdict::LinkLost(retry("protocol")),
     }
 }
 

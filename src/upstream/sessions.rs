@@ -85,12 +85,12 @@ struct Shared {
     turns: AtomicUsize,
 }
 
-/// A link's place on a session; gives it back when dropped.
-pub(super) struct Place(Arc<Shared>);
+/// The places of some links on a session; gives them back when dropped.
+pub(super) struct Place(Arc<Shared>, usize);
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.links.fetch_sub(1, Ordering::Relaxed);
+        self.0.links.fetch_sub(self.1, Ordering::Relaxed);
     }
 }
 
@@ -146,6 +146,11 @@ impl Sessions {
         Self { begins, pool: Mutex::new(Vec::new()) }
     }
 
+    /// Another empty pool over the same connection.
+    pub(super) fn beside(&self) -> Self {
+        Self::new(self.begins.clone())
+    }
+
     /// A session of its own, outside the pool. `None`: the connection is ending.
     pub(super) async fn begin(&self) -> Option<SessionHandle<()>> {
         let (begin, begun) = oneshot::channel();
@@ -153,9 +158,9 @@ impl Sessions {
         begun.await.ok()
     }
 
-    /// A turn to attach one link. `None`: no session can be had.
-    pub(super) async fn turn(&self) -> Option<Turn> {
-        if let Some((place, waiting)) = self.least_busy() {
+    /// A turn to attach `links` links to one session. `None`: no session can be had.
+    pub(super) async fn turn(&self, links: usize) -> Option<Turn> {
+        if let Some((place, waiting)) = self.least_busy(links) {
             let lock = place.0.handle.clone().lock_owned();
             if let Ok(guard) = timeout(TURN_WAIT, lock).await
                 && !guard.is_ended()
@@ -165,25 +170,25 @@ impl Sessions {
         }
         let shared = Arc::new(Shared {
             handle: Arc::new(AsyncMutex::new(self.begin().await?)),
-            links: AtomicUsize::new(1),
+            links: AtomicUsize::new(links),
             turns: AtomicUsize::new(1),
         });
-        let (place, waiting) = (Place(shared.clone()), Waiting(shared.clone()));
+        let (place, waiting) = (Place(shared.clone(), links), Waiting(shared.clone()));
         let guard = shared.handle.clone().try_lock_owned().expect("nobody else has it yet");
         self.pool.lock().expect("nothing panics under this lock").push(shared);
         Some(Turn { guard, waiting, place })
     }
 
-    /// Reserves a place on the session with the fewest attaches before us; forgets sessions that have ended.
-    fn least_busy(&self) -> Option<(Place, Waiting)> {
+    /// Reserves places on the session with the fewest attaches before us; forgets sessions that have ended.
+    fn least_busy(&self, links: usize) -> Option<(Place, Waiting)> {
         let mut pool = self.pool.lock().expect("nothing panics under this lock");
         pool.retain(|shared| shared.handle.try_lock().map_or(true, |handle| !handle.is_ended()));
         let shared = pool
             .iter()
-            .filter(|shared| shared.links.load(Ordering::Relaxed) < LINKS_PER_SESSION)
+            .filter(|shared| shared.links.load(Ordering::Relaxed) + links <= LINKS_PER_SESSION)
             .min_by_key(|shared| shared.turns.load(Ordering::Relaxed))?;
-        shared.links.fetch_add(1, Ordering::Relaxed);
+        shared.links.fetch_add(links, Ordering::Relaxed);
         shared.turns.fetch_add(1, Ordering::Relaxed);
-        Some((Place(shared.clone()), Waiting(shared.clone())))
+        Some((Place(shared.clone(), links), Waiting(shared.clone())))
     }
 }

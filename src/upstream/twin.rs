@@ -19,11 +19,12 @@ use serde_json::Value;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use self::links::{Call, Heard, Links};
+use self::links::{Heard, Links};
 use self::machine::{Action, Machine};
 use super::Upstream;
 use super::backoff::Backoff;
 use super::live::Live;
+use super::pairs::Call;
 
 /// First and largest ceiling of the wait before links are opened again on a connection that stands.
 const REOPEN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));

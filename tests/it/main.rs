@@ -12,6 +12,7 @@ mod quoted;
 
 mod architecture;
 mod attack;
+mod both_ways;
 mod bundle;
 mod certs;
 mod check;
@@ -45,6 +46,7 @@ mod refusals;
 mod routes;
 mod routes_check;
 mod scope;
+mod sessions;
 mod startup;
 mod support;
 mod tokens;

@@ -77,8 +77,8 @@ const QUERIES: &[Query] = &[
     query(IOT_CENTRAL, "edgehub_messages_received_total", &[], &["edge_device", "instance_number", "id", "route_output"]),
 ];
 
-/// Not asked for above, as a healthy run has none of it: `edgehub_messages_unack_total` (a disk that fails), and twins and
-/// methods of devices, which are not served yet (docs/metrics.md lists those).
+/// Not asked for above, as this run has none of it: `edgehub_messages_unack_total` (a disk that fails), and twins and methods
+/// of devices.
 fn matching<'s>(families: &'s BTreeMap<String, Family>, query: &Query) -> Vec<&'s Sample> {
     let all = families.values().flat_map(|family| &family.samples);
     all.filter(|sample| sample.name == query.name)

@@ -271,7 +271,7 @@ fn a_layer_says_what_it_does_not_say() {
 }
 
 #[test]
-fn what_is_not_served_and_what_is_set_aside_is_counted() {
+fn what_runs_and_what_is_set_aside_is_counted() {
     let document = desired(&json!({
         "bad": "FROM /messages/* WHERE a == 'b' INTO $upstream",
         "input": "FROM /messages/* INTO BrokeredEndpoint(\"/modules/m/inputs/i\")",
@@ -289,7 +289,6 @@ fn what_is_not_served_and_what_is_set_aside_is_counted() {
         "fresh messages may pass the backlog",
         "2. input\n",
         "/modules/m/inputs/i\n",
-        "does not serve modules' inputs yet",
         "route \"bad\" is set aside, the others run (column 27):\n\
          FROM /messages/* WHERE a == 'b' INTO $upstream\n\
          \x20                         ^",
@@ -298,12 +297,12 @@ fn what_is_not_served_and_what_is_set_aside_is_counted() {
     ] {
         assert!(out.contains(part), "{part:?} in {out}");
     }
-    let verdict = "1 route runs, 1 is not served by this version yet, 2 are set aside";
+    let verdict = "2 routes run, 2 are set aside";
     assert_eq!(out.lines().last(), Some(verdict));
 
     let report = report(&document, 1);
-    let counts = ["running", "notServed", "setAside"].map(|key| report[key].as_u64());
-    assert_eq!(counts, [Some(1), Some(1), Some(2)]);
+    let counts = ["running", "setAside"].map(|key| report[key].as_u64());
+    assert_eq!(counts, [Some(2), Some(2)]);
     let [urgent, input] = [0, 1].map(|at| &report["routes"][at]);
     assert_eq!((&urgent["priority"], &urgent["liveFirst"]), (&json!(0), &json!(true)));
     assert_eq!(
@@ -314,7 +313,7 @@ fn what_is_not_served_and_what_is_set_aside_is_counted() {
         (&input["endpoint"], &input["endpointId"]),
         (&json!("/modules/m/inputs/i"), &Value::Null)
     );
-    assert_eq!((&input["isServed"], &input["priority"]), (&json!(false), &Value::Null));
+    assert_eq!(input["priority"], Value::Null);
     let mut refused = report["refused"].as_array().expect("a list").clone();
     refused.sort_by_key(|r| r["name"].to_string());
     assert_eq!(refused[0]["name"], "bad");
@@ -330,18 +329,14 @@ fn what_is_not_served_and_what_is_set_aside_is_counted() {
 fn a_document_of_which_no_route_can_run_is_told_to_be_refused() {
     let input = "FROM /messages/* INTO BrokeredEndpoint(\"/modules/m/inputs/i\")";
     let bad = "FROM /messages/* WHERE a == 'b' INTO $upstream";
-    // The routes; not served, set aside.
-    let table = [
-        (json!({"input": input}), [1, 0]),
-        (json!({"bad": bad}), [0, 1]),
-        (json!({"bad": bad, "input": input, "entry": 7}), [1, 2]),
-    ];
+    // The routes; set aside.
+    let table = [(json!({"bad": bad}), 1), (json!({"bad": bad, "entry": 7}), 2)];
     let verdict = "the gateway would refuse this document and keep the last good one; without one it does not start";
-    for (routes, [not_served, set_aside]) in table {
+    for (routes, set_aside) in table {
         let document = desired(&routes);
         let report = report(&document, 1);
-        let counts = ["running", "notServed", "setAside"].map(|key| report[key].as_u64());
-        assert_eq!(counts, [Some(0), Some(not_served), Some(set_aside)], "{routes}");
+        let counts = ["running", "setAside"].map(|key| report[key].as_u64());
+        assert_eq!(counts, [Some(0), Some(set_aside)], "{routes}");
         let problems = report["problems"].as_array().expect("a list");
         let told = problems[0].as_str().expect("a text");
         assert!(told.contains("correct one, or write routes: {}"), "{told}");
@@ -356,13 +351,12 @@ fn a_document_of_which_no_route_can_run_is_told_to_be_refused() {
         );
     }
     // One that runs is enough, and no route at all is what somebody wants.
-    let mixed = desired(&json!({"input": input, "all": ALL}));
-    assert_eq!(report(&mixed, 0)["problems"], json!([]));
+    assert_eq!(report(&desired(&json!({"input": input})), 0)["problems"], json!([]));
     assert_eq!(report(&desired(&json!({})), 0)["problems"], json!([]));
     // The deployment below a layer may have one.
-    let layer = json!({"$edgeHub": {"properties.desired.routes.input": input}});
-    let told = report(&layer, 0);
-    assert_eq!((&told["problems"], &told["notServed"]), (&json!([]), &json!(1)));
+    let layer = json!({"$edgeHub": {"properties.desired.routes.bad": bad}});
+    let told = report(&layer, 1);
+    assert_eq!((&told["problems"], &told["setAside"]), (&json!([]), &json!(1)));
     assert!(told["warnings"].to_string().contains("none of the layer's routes runs"), "{told}");
     let layer = json!({"$edgeHub": {"properties.desired.schemaVersion": "2.0"}});
     let out = check(&layer).expect(1);
@@ -393,8 +387,8 @@ fn a_document_that_is_refused_for_another_reason_tells_its_routes_too() {
     }
     assert!(!out.contains("others run"), "{out}");
     let report = report(&document, 1);
-    let counts = ["running", "notServed", "setAside"].map(|key| report[key].as_u64());
-    assert_eq!(counts, [Some(0), Some(0), Some(2)]);
+    let counts = ["running", "setAside"].map(|key| report[key].as_u64());
+    assert_eq!(counts, [Some(0), Some(2)]);
     assert_eq!(report["problems"].as_array().map(Vec::len), Some(2), "{report}");
     assert_eq!(report["refused"].as_array().map(Vec::len), Some(2), "{report}");
     assert_eq!(
@@ -451,7 +445,7 @@ fn a_route_that_selects_nothing_is_warned_of_in_its_place() {
     }));
     let report = report(&document, 0);
     let warnings = |at: usize| report["routes"][at]["warnings"].as_array().expect("a list").len();
-    assert_eq!([warnings(0), warnings(1), warnings(2)], [0, 1, 1], "{report}");
+    assert_eq!([warnings(0), warnings(1), warnings(2)], [0, 1, 0], "{report}");
     assert!(said(&check(&document).expect(0), "warning").contains("ordinary character"));
 }
 

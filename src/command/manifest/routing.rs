@@ -4,9 +4,9 @@
 
 use super::finding::{Findings, Level};
 use crate::command::text::{plural, span};
-use crate::desired::{Desired, Document, is_served};
+use crate::desired::{Desired, Document};
 use crate::identity::DeviceId;
-use crate::route::{CompiledRoute, PRIORITY_NONE};
+use crate::route::{CompiledRoute, Endpoint, PRIORITY_NONE};
 
 const ROUTES: &str = "$edgeHub routes";
 const TTL: &str = "$edgeHub timeToLiveSecs";
@@ -39,13 +39,6 @@ fn examined(desired: &Desired, found: &mut Findings) {
         for warning in route.warnings() {
             found.told(Level::Warning, ROUTES, format!("{:?}: {warning}", route.name()));
         }
-        if !is_served(&route.target().endpoint) {
-            let what = format!(
-                "{:?} goes to a module's input, which this version does not serve",
-                route.name()
-            );
-            found.warning(ROUTES, what, "it is set aside when the gateway starts: take it out");
-        }
     }
     let mut is_none = false;
     for warning in &desired.warnings {
@@ -57,7 +50,7 @@ fn examined(desired: &Desired, found: &mut Findings) {
         found.told(level, "$edgeHub", warning.clone());
     }
     let upstream: Vec<&CompiledRoute> =
-        routes.iter().filter(|route| is_served(&route.target().endpoint)).collect();
+        routes.iter().filter(|route| route.target().endpoint == Endpoint::Upstream).collect();
     if upstream.is_empty() && desired.schema_version.is_some() {
         let todo = "add \"FROM /messages/* INTO $upstream\"";
         found.error(ROUTES, "no route goes to $upstream: nothing reaches the hub", todo);

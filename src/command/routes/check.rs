@@ -57,14 +57,13 @@ cannot be read.
     timeToLiveSecs, timeToLiveFrom
                         as above, or from the \"route\"
     liveFirst           whether fresh messages may pass the backlog
-    isServed            false = this version sets the route aside
     warnings, notes     texts
   refused               those that do not compile: name, text, line, column, length (of the place in text, in characters
                         from 1), problem, suggestion
   problems              why a gateway would refuse the document as a whole and keep the last good one: texts. Then none of
                         the routes runs
   warnings              of the document: texts
-  running, notServed, setAside
+  running, setAside
                         how many routes
   isFine                whether the exit code is 0";
 

@@ -1,4 +1,4 @@
-//! What may happen between the verdict over a client and its seat.
+//! A connection without a socket: its seat, its session, and the way to its client.
 
 #![allow(clippy::disallowed_methods, reason = "a test may spawn")]
 
@@ -15,14 +15,18 @@ use crate::auth::decision::Decision;
 use crate::auth::testing::{NOW, StillClock, admitted};
 use crate::auth::{AuthKind, Question, Scope, ScopeEntry, Status, SymmetricKeys, TrustBundle};
 use crate::front::door::Door;
+use crate::front::kept_sessions::SESSIONS_MAX;
 use crate::front::limits;
 use crate::front::live::LiveGate;
+use crate::front::mailbox::NoRelay;
 use crate::identity::DeviceId;
 use crate::iothub::sas::{self, KeySigner};
 use crate::mqtt::codec;
 use crate::mqtt::packet::{Connect, Login, Utf8Bytes};
 use crate::route::RouteTable;
 use crate::store::{self, RealDisk, Store};
+
+mod downward;
 
 const OURS: &str = "ms-azure-iot-edge://edge1-1";
 
@@ -49,7 +53,7 @@ impl Decisions for Nobody {
 
 /// A front end that lets the device `d1` in.
 struct Site {
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
     store: Store,
     scope: Arc<Scope>,
     key: KeySigner,
@@ -59,6 +63,10 @@ struct Site {
 
 impl Site {
     fn new() -> Self {
+        Self::with(Arc::new(NoRelay))
+    }
+
+    fn with(relay: Arc<dyn Relay>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let edge = DeviceId::parse("edge1").unwrap();
         let scope = Arc::new(Scope::load(folder.path().join("scope.json"), edge).0);
@@ -85,14 +93,20 @@ impl Site {
             config,
             authenticator: Arc::new(authenticator.by(policy)),
             roster: Roster::new(10),
-            ingest: Ingest::new(routes, live, Arc::clone(&metrics)),
+            ingest: Arc::new(Ingest::new(routes, live, Arc::clone(&metrics))),
             appender: store.appender(),
+            relay,
+            sessions: KeptSessions::open(
+                folder.path().join("sessions"),
+                SESSIONS_MAX,
+                Arc::clone(&metrics),
+            ),
             metrics,
             clock,
             hub: Box::new(Nobody),
             decisions: Arc::new(Nobody),
         };
-        let site = Self { _folder: folder, store, scope, key, front: Arc::new(front), door };
+        let site = Self { folder, store, scope, key, front: Arc::new(front), door };
         site.register(Status::Enabled);
         site
     }
@@ -114,31 +128,44 @@ impl Site {
 
     /// A connection of `d1` that has sent its CONNECT.
     async fn connect(&self) -> DuplexStream {
+        self.connect_with(true).await
+    }
+
+    async fn connect_with(&self, clean_session: bool) -> DuplexStream {
         let (mut client, stream) = tokio::io::duplex(65_536);
         let stop = CancellationToken::new();
         let peer = SocketAddr::from(([127, 0, 0, 1], 4711));
         let pass = self.door.enter(peer, &stop).unwrap();
         let front = Arc::clone(&self.front);
         tokio::spawn(run(stream, Vec::new(), peer, front, pass, stop));
-        let name = admitted("d1").identity.name().clone();
-        let audience = sas::audience("hub", &name);
-        let token = sas::build(&self.key, &audience, NOW.as_secs() + 3600).await.unwrap();
-        let login = Login {
-            user_name: text("hub/d1/?api-version=2021-04-12"),
-            password: Some(Bytes::from(token)),
-        };
-        let connect = Connect {
-            client_id: text("d1"),
-            clean_session: true,
-            keep_alive_secs: 60,
-            will: None,
-            login: Some(login),
-        };
-        let mut bytes = BytesMut::new();
-        codec::encode(&Packet::Connect(Box::new(connect)), &mut bytes).unwrap();
+        let bytes = packets(&[self.hello(clean_session).await]);
         client.write_all(&bytes).await.unwrap();
         client
     }
+
+    async fn hello(&self, clean_session: bool) -> Packet {
+        let name = admitted("d1").identity.name().clone();
+        let audience = sas::audience("hub", &name);
+        let token = sas::build(&self.key, &audience, NOW.as_secs() + 3600).await.unwrap();
+        let user_name =
+            "hub/d1/?api-version=2021-04-12&DeviceClientType=p%2F1&model-id=dtmi%3Ax%3B1";
+        let login = Login { user_name: text(user_name), password: Some(Bytes::from(token)) };
+        Packet::Connect(Box::new(Connect {
+            client_id: text("d1"),
+            clean_session,
+            keep_alive_secs: 60,
+            will: None,
+            login: Some(login),
+        }))
+    }
+}
+
+fn packets(packets: &[Packet]) -> BytesMut {
+    let mut bytes = BytesMut::new();
+    for packet in packets {
+        codec::encode(packet, &mut bytes).unwrap();
+    }
+    bytes
 }
 
 async fn answer(client: &mut DuplexStream) -> ConnectReturnCode {

@@ -98,6 +98,11 @@ impl Pace {
         }
     }
 
+    /// Nothing is to be read for that long.
+    pub(in crate::front) fn rest(&mut self, rest: Duration, now: Instant) {
+        self.rest_until = self.rest_until.max(Some(now + rest));
+    }
+
     /// Until when nothing is to be read.
     pub(in crate::front) fn rest_until(&self) -> Option<Instant> {
         self.rest_until

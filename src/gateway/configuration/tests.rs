@@ -195,7 +195,7 @@ fn a_document_is_accepted_as_a_whole_or_changes_nothing() {
     assert_eq!((running.events("configuration_applied", "file"), running.gauges()), (1, [1, 0, 0]));
 
     // One bad route stays one bad route.
-    let input = "FROM /messages/* INTO BrokeredEndpoint('/modules/m/inputs/i')";
+    let input = "FROM /messages/* INTO BrokeredEndpoint('m')";
     let mixed = [("r", ALL), ("bad", "FROM /messages/* WHERE ) INTO $upstream"), ("in", input)];
     running.offer(&document(&mixed, ""));
     running.check(&["r"], &["2 routes are set aside: \"bad\", \"in\"; correct them"]);

@@ -183,16 +183,11 @@ fn twins_and_methods_are_acknowledged_at_once_but_in_turn() {
     assert_eq!(bench.packet(response), [expected]);
     let patch = "$iothub/twin/PATCH/properties/reported/?$rid=5&$version=2";
     let expected = Output::TwinRequest(TwinRequest::Patch {
+        tag: None,
         rid: Some("5".into()),
         version: Some(2),
         body: Bytes::from_static(b"{}"),
     });
     assert_eq!(bench.packet(publish(patch, "{}", Delivery::AtMostOnce)), [expected]);
     assert_eq!(bench.durable(1), [puback(2), puback(1), puback(3)]);
-}
-
-#[test]
-fn the_clients_own_pubacks_are_passed_on() {
-    let mut bench = Bench::connected("dev1");
-    assert_eq!(bench.packet(Packet::PubAck(id(3))), [Output::Acknowledged(id(3))]);
 }

@@ -66,7 +66,7 @@ impl Live {
         }
     }
 
-    /// Closes the link of `id` unless it is at work, and forgets the identity.
+    /// Closes the link of `id` unless it is at work, and forgets the identity unless its token is held.
     fn close(&self, id: &Identity) {
         let mut slots = self.slots();
         let Some(slot) = slots.get(id) else { return };
@@ -80,7 +80,10 @@ impl Live {
         if Arc::strong_count(slot) == 1 {
             slots.remove(id);
         } else {
-            slot.times().renew_at = None;
+            let mut times = slot.times();
+            if times.held == 0 {
+                times.renew_at = None;
+            }
         }
     }
 
@@ -142,7 +145,11 @@ impl Live {
         // Sixteen at a time: two thousand identities are renewed in a few seconds, at a rate that no hub minds.
         futures_util::stream::iter(due)
             .for_each_concurrent(16, async |(id, slot)| {
-                if !slot.times().open && slot.link.try_lock().is_ok() {
+                let is_unused = {
+                    let times = slot.times();
+                    !times.open && times.held == 0
+                };
+                if is_unused && slot.link.try_lock().is_ok() {
                     // Not in use: the next delivery puts a token if there is one.
                     slot.times().renew_at = None;
                     return;

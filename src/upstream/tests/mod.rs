@@ -100,6 +100,11 @@ impl Lab {
         Self { hub, upstream, scope, config, stop, tracker, _folder: folder }
     }
 
+    /// Where the upstream counts.
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.upstream.shared.metrics
+    }
+
     pub(super) async fn start() -> Self {
         Self::with(|_| {}, |_| {}).await
     }
@@ -143,7 +148,7 @@ pub(super) fn device(id: &str) -> Identity {
     Identity::vouched(ClientName::Device(DeviceId::parse(id).unwrap()))
 }
 
-fn module(device: &str, id: &str) -> Identity {
+pub(super) fn module(device: &str, id: &str) -> Identity {
     Identity::vouched(ClientName::Module(
         DeviceId::parse(device).unwrap(),
         ModuleId::parse(id).unwrap(),

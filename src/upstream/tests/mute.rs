@@ -13,7 +13,13 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpListener;
 
+use futures_util::future::BoxFuture;
+
 use super::*;
+use crate::upstream::downlinks::{
+    self, Cloud, CloudError, CloudMessage, Downlinks, Kind, Listener, MethodCall, Product,
+    Settlement, Wanted,
+};
 
 /// Serves one connection: `$cbs` on its first session, silence to every attach on the second, and answers on the others.
 async fn serve(listener: TcpListener, chain: String, key: String, tracker: TaskTracker) {
@@ -50,12 +56,15 @@ async fn serve(listener: TcpListener, chain: String, key: String, tracker: TaskT
 /// Answers attaches; takes everything; says yes to every token.
 async fn links(mut session: ListenerSessionHandle, tracker: TaskTracker) {
     let mut requests: Option<Receiver> = None;
+    let mut idle = Vec::new();
     while let Ok(endpoint) = LinkAcceptor::new().accept(&mut session).await {
         match endpoint {
             LinkEndpoint::Receiver(receiver) if receiver.name() == "$cbs-sender" => {
                 requests = Some(receiver);
             }
             LinkEndpoint::Receiver(receiver) => drop(tracker.spawn(take(receiver))),
+            // Of downlinks: nothing is sent on it.
+            LinkEndpoint::Sender(silent) if silent.name() != "$cbs-receiver" => idle.push(silent),
             LinkEndpoint::Sender(answers) => {
                 let requests = requests.take().expect("the sender is attached first");
                 tracker.spawn(tokens(requests, answers));
@@ -87,28 +96,50 @@ async fn tokens(mut requests: Receiver, mut answers: Sender) {
     }
 }
 
+/// An upstream that dials such a hub.
+struct MuteLab {
+    upstream: Arc<Upstream>,
+    stop: CancellationToken,
+    tracker: TaskTracker,
+    /// The fake's tasks end with the runtime.
+    _fakes: TaskTracker,
+    _folder: TempDir,
+}
+
+impl MuteLab {
+    async fn start() -> Self {
+        let (chain, key, roots) = pki();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let edge = DeviceId::parse("edge1").unwrap();
+        let mut config =
+            Config::new(HUB, edge.clone(), Arc::new(KeySigner::from_base64(KEY).unwrap()));
+        config.dial_host = Some("127.0.0.1".to_owned());
+        config.amqp_port = listener.local_addr().unwrap().port();
+        config.roots = roots;
+        config.operation_timeout = Duration::from_secs(2);
+        let (tracker, fakes) = (TaskTracker::new(), TaskTracker::new());
+        fakes.spawn(serve(listener, chain, key, fakes.clone()));
+        let folder = tempfile::tempdir().unwrap();
+        let scope = Arc::new(Scope::load(folder.path().join("scope.json"), edge).0);
+        let metrics = Metrics::new(HUB, "edge1");
+        let upstream = Upstream::new(config, scope, metrics, clock::system(), tracker.clone());
+        let stop = CancellationToken::new();
+        let (running, stopped) = (upstream.clone(), stop.clone());
+        tracker.spawn(async move { running.run(stopped).await });
+        Self { upstream, stop, tracker, _fakes: fakes, _folder: folder }
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        self.tracker.close();
+        timeout(LONG, self.tracker.wait()).await.expect("no task outlives stop");
+    }
+}
+
 #[tokio::test]
 async fn an_attach_without_an_answer_holds_up_nobody_else() {
-    let (chain, key, roots) = pki();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let edge = DeviceId::parse("edge1").unwrap();
-    let mut config = Config::new(HUB, edge.clone(), Arc::new(KeySigner::from_base64(KEY).unwrap()));
-    config.dial_host = Some("127.0.0.1".to_owned());
-    config.amqp_port = listener.local_addr().unwrap().port();
-    config.roots = roots;
-    config.operation_timeout = Duration::from_secs(2);
-    let tracker = TaskTracker::new();
-    // The fake's tasks end with the runtime.
-    let fakes = TaskTracker::new();
-    fakes.spawn(serve(listener, chain, key, fakes.clone()));
-    let folder = tempfile::tempdir().unwrap();
-    let scope = Arc::new(Scope::load(folder.path().join("scope.json"), edge).0);
-    let metrics = Metrics::new(HUB, "edge1");
-    let upstream = Upstream::new(config, scope, metrics, clock::system(), tracker.clone());
-    let stop = CancellationToken::new();
-    let (running, stopped) = (upstream.clone(), stop.clone());
-    tracker.spawn(async move { running.run(stopped).await });
-
+    let lab = MuteLab::start().await;
+    let upstream = &lab.upstream;
     timeout(LONG, upstream.ready()).await.unwrap();
     let (d1, d2) = (device("d1"), device("d2"));
     let (stuck, free) = (messages(&d1, 0..1), messages(&d2, 0..1));
@@ -124,8 +155,48 @@ async fn an_attach_without_an_answer_holds_up_nobody_else() {
     assert!(is_retry(&stuck, "attach_timeout"), "{stuck:?}");
     assert_eq!(upstream.deliver(&d2, &messages(&d2, 1..2)).await, Outcome::Delivered);
     assert!(*upstream.connected().borrow());
+    lab.end().await;
+}
 
-    stop.cancel();
-    tracker.close();
-    timeout(LONG, tracker.wait()).await.expect("no task outlives stop");
+/// Hears nothing, and answers nothing.
+struct Deaf;
+
+impl Listener for Deaf {
+    fn listening(&self, _: &Identity) {}
+    fn desired(&self, _: &Identity, _: Bytes) {}
+    fn method(&self, _: &Identity, _: MethodCall) -> BoxFuture<'static, (i32, Bytes)> {
+        Box::pin(std::future::pending())
+    }
+    fn cloud_to_device(&self, _: &Identity, _: CloudMessage) -> BoxFuture<'static, Settlement> {
+        Box::pin(std::future::pending())
+    }
+}
+
+/// The first identity's attaches are never answered; there is room for one set-up at a time.
+#[tokio::test]
+async fn a_downlink_whose_attach_is_not_answered_holds_up_nobody_else() {
+    let lab = MuteLab::start().await;
+    let config = downlinks::Config { setups_max: 1, ..downlinks::Config::default() };
+    let downlinks = Downlinks::new(lab.upstream.clone(), config);
+    lab.tracker.spawn(downlinks.clone().run(Arc::new(Deaf), lab.stop.clone()));
+    timeout(LONG, downlinks.connected().wait_for(|it| *it)).await.unwrap().unwrap();
+    let (d1, d2) = (device("d1"), device("d2"));
+    // It takes the mute session for itself.
+    let busy = timeout(LONG, downlinks.twin(&d1)).await.unwrap();
+    assert!(matches!(busy, Err(CloudError::Busy { .. })), "{busy:?}");
+    let methods = Wanted { methods: true, ..Wanted::default() };
+    downlinks.want(&d2, methods, Product::default());
+    let open = async {
+        while downlinks.open(Kind::Methods) == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(LONG, open).await.expect("d2 has its links");
+    // Still waiting for the same attach: no further session is spent on it.
+    let busy = timeout(LONG, downlinks.twin(&d1)).await.unwrap();
+    assert!(matches!(busy, Err(CloudError::Busy { .. })), "{busy:?}");
+    let batch = messages(&d2, 0..1);
+    assert_eq!(lab.upstream.deliver(&d2, &batch).await, Outcome::Delivered);
+    assert!(*lab.upstream.connected().borrow());
+    lab.end().await;
 }

@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 
 use super::{DesiredDocument, ReportError};
 use crate::upstream::backoff::Backoff;
+use crate::upstream::pairs::{Answer, Operation};
 
 /// First and largest ceiling of the wait after a read that failed.
 const RETRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
@@ -22,17 +23,6 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs
 const THROTTLED_AFTER: Duration = Duration::from_secs(10);
 /// Most bytes of desired properties as JSON: four times what a hub keeps, and more than its own limit ever needs.
 const DESIRED_BYTES_MAX: usize = 128 * 1024;
-
-/// What can be asked of a twin (`iothub-protocol.md` B6).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Operation {
-    /// Be told of changes of desired properties.
-    Subscribe,
-    /// Read all.
-    Get,
-    /// Change reported properties.
-    Report,
-}
 
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,14 +35,6 @@ pub(super) enum Action {
     Reported(Result<Option<u64>, ReportError>),
     /// The links are of no use any more.
     Reopen(String),
-}
-
-/// The hub's answer to an operation.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Answer {
-    pub(super) status: i64,
-    pub(super) version: Option<u64>,
-    pub(super) body: Vec<u8>,
 }
 
 struct Known {

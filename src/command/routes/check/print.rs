@@ -121,13 +121,12 @@ fn verdict(report: &Report) -> String {
         let are = if n == 1 { "is" } else { "are" };
         (n > 0).then(|| format!(", {} {are} {what}", count(n)))
     };
-    let not_served = are(report.not_served, "not served by this version yet").unwrap_or_default();
     let set_aside = are(report.set_aside, "set aside").unwrap_or_default();
     let layers = match report.layers_set_apart.len() as u64 {
         0 => String::new(),
         n => format!("; {} set apart", plural(n, "layer")),
     };
-    format!("{running}{not_served}{set_aside}{layers}")
+    format!("{running}{set_aside}{layers}")
 }
 
 #[cfg(test)]
@@ -136,16 +135,14 @@ mod tests {
 
     #[test]
     fn the_verdict_is_a_sentence() {
-        let check = |running, not_served, set_aside, expected: &str| {
-            let report = Report { running, not_served, set_aside, ..Report::default() };
+        let check = |running, set_aside, expected: &str| {
+            let report = Report { running, set_aside, ..Report::default() };
             assert_eq!(verdict(&report), expected);
         };
-        check(3, 0, 1, "3 routes run, 1 is set aside");
-        check(1, 0, 0, "1 route runs");
-        check(0, 0, 2, "no route runs, 2 are set aside");
-        check(1, 1, 0, "1 route runs, 1 is not served by this version yet");
-        check(0, 1, 0, "no route runs, 1 is not served by this version yet");
-        check(1200, 2, 1, "1,200 routes run, 2 are not served by this version yet, 1 is set aside");
+        check(3, 1, "3 routes run, 1 is set aside");
+        check(1, 0, "1 route runs");
+        check(0, 2, "no route runs, 2 are set aside");
+        check(1200, 2, "1,200 routes run, 2 are set aside");
         let problems = vec!["routes is missing".to_owned()];
         let mut refused = Report { problems, set_aside: 2, ..Report::default() };
         assert!(verdict(&refused).starts_with("the gateway would refuse this document and keep"));

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::super::{rendered, some_edge};
 use crate::desired::layers::{Layered, SetApart};
-use crate::desired::{Desired, DesiredError, Document, is_served};
+use crate::desired::{Desired, DesiredError, Document};
 use crate::route::{
     CompiledRoute, Endpoint, PRIORITY_NONE, RefusedRoute, RouteWords, Target, words,
 };
@@ -35,7 +35,6 @@ pub(super) struct Report {
     pub(super) problems: Vec<String>,
     pub(super) warnings: Vec<String>,
     pub(super) running: u64,
-    pub(super) not_served: u64,
     pub(super) set_aside: u64,
     pub(super) is_fine: bool,
 }
@@ -88,7 +87,6 @@ pub(super) struct RouteView {
     #[serde(flatten)]
     pub(super) ttl: TimeToLive,
     pub(super) live_first: bool,
-    pub(super) is_served: bool,
     pub(super) warnings: Vec<String>,
     pub(super) notes: Vec<String>,
 }
@@ -158,14 +156,13 @@ impl Report {
         self.refused = refused.map(|route| RefusedView::of(route, is_refused)).collect();
         self.ttl = TimeToLive::of_document(&desired);
         self.running = if is_refused { 0 } else { judged.running() as u64 };
-        self.not_served = judged.not_served().count() as u64;
         self.set_aside = self.refused.len() as u64;
         self.schema_version = desired.schema_version;
         self.twin_version = desired.version;
         self.store_bytes_max = desired.store_bytes_max;
         self.is_layer = desired.is_layer;
         self.warnings = desired.warnings;
-        if self.is_layer && self.running == 0 && self.not_served + self.set_aside > 0 {
+        if self.is_layer && self.running == 0 && self.set_aside > 0 {
             let what = "none of the layer's routes runs: correct one, or see that the deployment below it has one";
             self.warnings.push(what.to_owned());
         }
@@ -228,13 +225,6 @@ fn route_view(routes: &[CompiledRoute], at: usize, desired: &Desired) -> RouteVi
             (format!("/modules/{module}/inputs/{input}"), None)
         }
     };
-    let is_served = is_served(&target.endpoint);
-    let mut warnings = route.warnings().to_vec();
-    if !is_served {
-        let what =
-            "this version does not serve modules' inputs yet: the gateway sets the route aside";
-        warnings.push(what.to_owned());
-    }
     RouteView {
         name: route.name().to_owned(),
         text: route.text().to_owned(),
@@ -247,8 +237,7 @@ fn route_view(routes: &[CompiledRoute], at: usize, desired: &Desired) -> RouteVi
         priority: Some(target.priority).filter(|priority| *priority < PRIORITY_NONE),
         ttl: TimeToLive::of(route, desired),
         live_first: target.live_first,
-        is_served,
-        warnings,
+        warnings: route.warnings().to_vec(),
         notes: without_effect(routes, at).into_iter().collect(),
     }
 }

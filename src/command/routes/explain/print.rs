@@ -78,12 +78,6 @@ fn print_route(route: &Route<'_>, out: &mut dyn Write) -> io::Result<()> {
         }
         (Verdict::NotSelected, _) => "not selected".to_owned(),
         (Verdict::Undefined, _) => "undefined, so not selected".to_owned(),
-        (Verdict::NotServed, _) => {
-            let would = if route.selects() { "would select" } else { "would not select" };
-            format!(
-                "set aside, this version does not serve modules' inputs yet (it {would} the message)"
-            )
-        }
         (Verdict::OtherSource, _) => "not selected: it does not look at that source".to_owned(),
     };
     writeln!(out, "route {:?}: {verdict}", route.name)?;

@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 
 use super::value::{json, shown, type_of, word};
 use crate::command::routes::sample::Sample;
-use crate::desired::{Judged, is_served};
+use crate::desired::Judged;
 use crate::route::{Explained, RefusedRoute, RouteExplained, RouteTable, Subject, Target, Tri};
 
 /// All that is told.
@@ -52,8 +52,6 @@ pub(super) enum Verdict {
     Undefined,
     /// The route does not look at messages from there.
     OtherSource,
-    /// A gateway of this version sets the route aside, whatever it would select.
-    NotServed,
 }
 
 #[derive(Debug, Serialize)]
@@ -151,8 +149,10 @@ impl<'r> Report<'r> {
 fn is_what_the_table_does(goes_to: &[GoesTo<'_>], table: &RouteTable, sample: &Sample) -> bool {
     let mut targets: Vec<Target> = Vec::new();
     table.evaluate(sample, &mut targets);
-    let served = targets.iter().filter(|target| is_served(&target.endpoint));
-    goes_to.iter().map(|to| to.target.endpoint).eq(served.map(|target| &*target.endpoint_id))
+    goes_to
+        .iter()
+        .map(|to| to.target.endpoint)
+        .eq(targets.iter().map(|target| &*target.endpoint_id))
 }
 
 impl<'r> Message<'r> {
@@ -177,7 +177,6 @@ impl<'r> Route<'r> {
     fn of(explained: RouteExplained<'r>) -> Self {
         let RouteExplained { route, source_matches, condition, result } = explained;
         let verdict = match result {
-            _ if !is_served(&route.target().endpoint) => Verdict::NotServed,
             _ if !source_matches => Verdict::OtherSource,
             Tri::True => Verdict::Selected,
             Tri::False => Verdict::NotSelected,
@@ -193,11 +192,6 @@ impl<'r> Route<'r> {
             behind: None,
             target: To::of(route.target()),
         }
-    }
-
-    /// Whether it selects the message, served or not.
-    pub(super) fn selects(&self) -> bool {
-        self.source_matches && self.result == word(Tri::True)
     }
 }
 

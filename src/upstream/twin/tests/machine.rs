@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::clock;
-use crate::upstream::twin::machine::{Action, Answer, Machine, Operation};
+use crate::upstream::pairs::{Answer, Operation};
+use crate::upstream::twin::machine::{Action, Machine};
 use crate::upstream::twin::{DesiredDocument, ReportError};
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);

@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use crate::clock;
-use crate::upstream::twin::machine::{Action, Answer, Machine, Operation};
+use crate::upstream::pairs::{Answer, Operation};
+use crate::upstream::twin::machine::{Action, Machine};
 
 /// What happens next.
 #[derive(Debug, Clone)]

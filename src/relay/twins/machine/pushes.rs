@@ -1,0 +1,137 @@
+//! Pushes of what is pending: merged, with a pace, in order, until the hub takes or refuses them.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use super::super::kept::to_bytes;
+use super::super::limits::PATCH_BYTES_MAX;
+use super::super::merge::{Object, Pending};
+use super::{Action, BACKOFF_MAX, Machine, backoff};
+use crate::upstream::downlinks::CloudError;
+
+/// The push under way.
+#[derive(Debug)]
+pub(super) struct Push {
+    /// What the hub has taken of it.
+    taken: Pending,
+    /// Something of it was refused.
+    is_short: bool,
+    /// What is left of it; the first is under way.
+    parts: VecDeque<Object>,
+}
+
+impl Machine {
+    pub(super) fn begin_push(&mut self, now: Instant) {
+        let due = self.memory.push_at.is_none_or(|at| at <= now);
+        // What is held goes into the same push.
+        if self.push.is_some() || !self.draft.pending.any || !due {
+            return;
+        }
+        let parts: VecDeque<_> = self.draft.pending.pushes(PATCH_BYTES_MAX).into();
+        self.memory.last_push = Some(now);
+        self.memory.push_at = Some(now + self.config.push_every);
+        self.newer = Pending::default();
+        self.push = Some(Push { taken: Pending::default(), is_short: false, parts });
+        self.push_next();
+    }
+
+    fn push_next(&mut self) {
+        let first = self.push.as_ref().and_then(|push| push.parts.front());
+        if let Some(body) = first.map(to_bytes) {
+            self.actions.push(Action::Push(body));
+        }
+    }
+
+    /// The hub's answer to the part under way.
+    pub(in super::super) fn pushed(
+        &mut self,
+        result: Result<Option<u64>, CloudError>,
+        now: Instant,
+    ) {
+        let Some(push) = &mut self.push else { return };
+        let part = push.parts.pop_front().unwrap_or_default();
+        match result {
+            Ok(version) => {
+                let is_last = push.parts.is_empty();
+                push.taken.lay(&part);
+                let had = self.draft.reported_version;
+                if let Some(version) = version.filter(|version| *version > had) {
+                    self.change().reported_version = version;
+                }
+                if is_last { self.taken(now) } else { self.push_next() }
+            }
+            Err(CloudError::Refused { status, detail })
+                if !matches!(status, 401 | 403 | 404 | 408 | 429 | 500..) =>
+            {
+                self.refused(part, status, &detail, now);
+            }
+            Err(error) => self.failed(&error, now),
+        }
+    }
+
+    fn taken(&mut self, now: Instant) {
+        let Some(push) = self.push.take() else { return };
+        let newer = self.newer.clone();
+        self.change().pending = newer;
+        self.newer = Pending::default();
+        self.memory.push_failures = 0;
+        if let Some(reading) = &mut self.reading {
+            reading.since.lay_all(&push.taken);
+        }
+        if push.is_short {
+            // What we show is not what the hub has.
+            self.memory.missed(now);
+        }
+    }
+
+    /// For good. Each patch was within the limits, so it is some of them together, or something that we do not know of: what
+    /// the hub takes is found by halves, and only what it does not take by itself is lost.
+    fn refused(&mut self, part: Object, status: u16, detail: &str, now: Instant) {
+        let Some(push) = &mut self.push else { return };
+        if part.len() > 1 {
+            let half = part.len() / 2;
+            let (mut first, mut second) = (Object::new(), Object::new());
+            for (n, (key, value)) in part.into_iter().enumerate() {
+                if n < half { &mut first } else { &mut second }.insert(key, value);
+            }
+            push.parts.push_front(second);
+            push.parts.push_front(first);
+            self.counted("twin_push", "halved");
+            return self.push_next();
+        }
+        let key = part.keys().next().map_or("(none)", String::as_str);
+        let words = format!(
+            "the hub refuses the reported property {key:?} with status {status}: {detail}; it is dropped"
+        );
+        let is_last = push.parts.is_empty();
+        push.is_short = true;
+        self.actions.push(Action::Warn("twin_push", "refused", words));
+        if is_last { self.taken(now) } else { self.push_next() }
+    }
+
+    fn failed(&mut self, error: &CloudError, now: Instant) {
+        self.push = None;
+        self.newer = Pending::default();
+        if let Some((_, newer)) = &mut self.saved {
+            *newer = Pending::default();
+        }
+        let failures = &mut self.memory.push_failures;
+        let (reason, wait) = match error {
+            // Its end is waited for, not its time.
+            CloudError::Offline => ("offline", self.config.push_every),
+            CloudError::Lost(_) => {
+                *failures += 1;
+                ("lost", backoff(self.config.push_every, *failures - 1))
+            }
+            CloudError::Busy { after, .. } => {
+                *failures += 1;
+                let own = backoff(self.config.push_every, *failures);
+                ("busy", after.unwrap_or_default().max(own))
+            }
+            CloudError::Refused { .. } => ("no_such_identity", BACKOFF_MAX),
+            CloudError::Unauthenticated(_) => ("unauthenticated", BACKOFF_MAX),
+        };
+        self.memory.push_at = Some(now + wait);
+        self.counted("twin_push", reason);
+    }
+}

@@ -1,0 +1,267 @@
+//! The links of one kind of one identity, and how they are attached.
+//!
+//! Owns: names, addresses and modes of the links (`iothub-protocol.md` B3); the order place, pace, token, attach. Invariants: an
+//! attach is never given up half way, and a receiving link stays until the hub has answered its detach (see [`Link`]); so many
+//! identities at most are set up at a time. Must not know: what travels.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use fe2o3_amqp::link::receiver::CreditMode;
+use fe2o3_amqp::{Receiver, Sender};
+use fe2o3_amqp_types::definitions::ReceiverSettleMode;
+use fe2o3_amqp_types::messaging::Target;
+use futures_util::future::join_all;
+use rand::Rng;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::{CloudError, Inner, Product};
+use crate::deliver::Outcome;
+use crate::identity::Identity;
+use crate::upstream::cbs::CbsError;
+use crate::upstream::live::{Hold, Live, PutError};
+use crate::upstream::outcome::{self, Verdict};
+use crate::upstream::sessions::Place;
+use crate::upstream::{names, pairs};
+
+/// Cloud-to-device messages under way for one device: IoT Hub holds 50, each of at most 64 KiB.
+pub(super) const MESSAGES_MAX: u32 = 4;
+/// Who waits longer than this for an attach gives its place to the next: a hub that leaves some without an answer holds up
+/// nobody else.
+const PLACE_HELD_MAX: Duration = Duration::from_secs(2);
+/// Wait after there was no room.
+const NO_ROOM_AFTER: Duration = Duration::from_secs(10);
+/// Longest product text of a client that is passed on, in characters.
+const CLIENT_CHARS_MAX: usize = 256;
+
+/// What links are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::upstream) enum Kind {
+    Twin,
+    Methods,
+    CloudToDevice,
+}
+
+impl Kind {
+    pub(super) const ALL: [Self; 3] = [Self::Twin, Self::Methods, Self::CloudToDevice];
+
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Twin => "twin",
+            Self::Methods => "methods",
+            Self::CloudToDevice => "cloud_to_device",
+        }
+    }
+
+    /// Links that it takes.
+    fn links(self) -> usize {
+        match self {
+            Self::Twin | Self::Methods => 2,
+            Self::CloudToDevice => 1,
+        }
+    }
+}
+
+/// How many are open, by kind.
+#[derive(Debug, Default)]
+pub(super) struct Open([AtomicUsize; 3]);
+
+impl Open {
+    pub(super) fn of(&self, kind: Kind) -> usize {
+        self.0[kind as usize].load(Ordering::Relaxed)
+    }
+}
+
+/// The open links of one kind. Dropping it closes them.
+///
+/// The AMQP library ends a whole session, with everyone's links on it, when a transfer comes for a receiving link that was
+/// dropped. So that link is kept until the hub has answered its detach: nothing can be on its way then.
+pub(super) struct Link {
+    /// `None`: the kind sends nothing.
+    pub(super) sender: Option<Sender>,
+    /// `None` only while it is dropped.
+    receiver: Option<Receiver>,
+    held: Option<Held>,
+}
+
+/// What goes when the links have.
+struct Held {
+    live: Arc<Live>,
+    inner: Arc<Inner>,
+    kind: Kind,
+    _token: Arc<Hold>,
+    _place: Place,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Link {
+    fn new(sender: Option<Sender>, receiver: Receiver, held: Held) -> Box<Self> {
+        held.inner.open.0[held.kind as usize].fetch_add(1, Ordering::Relaxed);
+        Box::new(Self { sender, receiver: Some(receiver), held: Some(held) })
+    }
+
+    pub(super) fn receiver(&mut self) -> &mut Receiver {
+        self.receiver.as_mut().expect("it is taken when this is dropped")
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        drop(self.sender.take());
+        let (Some(receiver), Some(held)) = (self.receiver.take(), self.held.take()) else { return };
+        held.inner.open.0[held.kind as usize].fetch_sub(1, Ordering::Relaxed);
+        if held.live.severed.is_cancelled() {
+            return;
+        }
+        // Without a runtime everything has ended.
+        let Ok(runtime) = Handle::try_current() else { return };
+        let tracker = held.live.tracker().clone();
+        let closing = async move {
+            // What the hub says to it changes nothing.
+            let _ = held.live.severed.run_until_cancelled(receiver.close()).await;
+            drop(held);
+        };
+        tracker.spawn_on(closing, &runtime);
+    }
+}
+
+/// Hears what came of an attach.
+pub(super) type Attached = oneshot::Sender<Result<Box<Link>, CloudError>>;
+
+/// Who gets links, and how.
+pub(super) struct Setup {
+    pub(super) inner: Arc<Inner>,
+    pub(super) live: Arc<Live>,
+    pub(super) who: Identity,
+    pub(super) product: Product,
+    /// The hub has refused the identity: its token is to be put again.
+    pub(super) again: bool,
+}
+
+impl Setup {
+    /// Attaches links of these kinds, each on its own account. Ends with the connection.
+    pub(super) async fn run(self, kinds: Vec<(Kind, Attached)>) {
+        let severed = self.live.severed.clone();
+        severed.run_until_cancelled(self.attach_all(kinds)).await;
+    }
+
+    async fn attach_all(&self, mut kinds: Vec<(Kind, Attached)>) {
+        // Never closed: the wait is for a place.
+        let place = self.inner.places.acquire().await;
+        self.inner.pace.turn(self.inner.now()).await;
+        kinds.retain(|(_, attached)| !attached.is_closed());
+        if kinds.is_empty() {
+            return;
+        }
+        self.inner.is_used.store(true, Ordering::Relaxed);
+        let token = match self.live.hold_token(&self.who, self.again).await {
+            Ok(token) => Arc::new(token),
+            Err(error) => {
+                let error = of_put_error(error);
+                for (_, attached) in kinds {
+                    let _ = attached.send(Err(error.clone()));
+                }
+                return;
+            }
+        };
+        let attaching = kinds.into_iter().map(async |(kind, attached)| {
+            // Nobody there any more: the link is dropped, and so closed.
+            let _ = attached.send(self.attach(kind, token.clone()).await);
+        });
+        let mut attaching = std::pin::pin!(join_all(attaching));
+        tokio::select! {
+            _ = &mut attaching => return,
+            () = tokio::time::sleep(PLACE_HELD_MAX) => drop(place),
+        }
+        attaching.await;
+    }
+
+    async fn attach(&self, kind: Kind, token: Arc<Hold>) -> Result<Box<Link>, CloudError> {
+        let links = u32::try_from(kind.links()).expect("one or two");
+        let Ok(room) = self.inner.room.clone().try_acquire_many_owned(links) else {
+            self.inner.metrics().counted("downlink_not_opened", "links_max");
+            let detail = "as many links are open as may be".to_owned();
+            return Err(CloudError::Busy { after: Some(NO_ROOM_AFTER), detail });
+        };
+        let mut turn = self.live.down_turn(kind.links()).await.ok_or(CloudError::Offline)?;
+        let name = self.who.name();
+        let client = self.product.client.as_deref().map(shortened);
+        let model = self.product.model_id.as_deref();
+        let properties = self.live.link_properties(name, model, client);
+        let (sender, receiver) = match kind {
+            Kind::CloudToDevice => {
+                let link = format!("c2d:{:032x}", rand::rng().random::<u128>());
+                let receiver = Receiver::builder()
+                    .name(link.as_str())
+                    .source(names::address(name, "messages/deviceBound"))
+                    .target(Target::builder().address(format!("{link}-target")).build())
+                    .receiver_settle_mode(ReceiverSettleMode::Second)
+                    .max_message_size(pairs::MESSAGE_BYTES_MAX)
+                    .credit_mode(CreditMode::Manual)
+                    .properties(properties)
+                    .attach(turn.session())
+                    .await
+                    .map_err(|e| of_verdict(outcome::of_receiver_attach_error(e)))?;
+                (None, receiver)
+            }
+            Kind::Twin | Kind::Methods => {
+                let pair = match kind {
+                    Kind::Twin => pairs::Kind::Twin,
+                    _ => pairs::Kind::Methods,
+                };
+                let (sender, receiver) = pairs::attach(turn.session(), name, pair, properties)
+                    .await
+                    .map_err(|error| of_verdict(error.verdict()))?;
+                (Some(sender), receiver)
+            }
+        };
+        let held = Held {
+            live: self.live.clone(),
+            inner: self.inner.clone(),
+            kind,
+            _token: token,
+            _place: turn.done(),
+            _room: room,
+        };
+        let mut link = Link::new(sender, receiver, held);
+        if kind == Kind::CloudToDevice {
+            link.receiver().set_credit(MESSAGES_MAX).await.map_err(|e| lost(&e))?;
+        }
+        Ok(link)
+    }
+}
+
+fn shortened(text: &str) -> &str {
+    match text.char_indices().nth(CLIENT_CHARS_MAX) {
+        Some((end, _)) => &text[..end],
+        None => text,
+    }
+}
+
+/// The links are gone, in these words.
+pub(super) fn lost(why: &dyn std::fmt::Display) -> CloudError {
+    CloudError::Lost(why.to_string())
+}
+
+/// What a verdict on links means for who asks.
+pub(super) fn of_verdict(verdict: Verdict) -> CloudError {
+    match verdict.last() {
+        Outcome::Unauthenticated { detail } => CloudError::Unauthenticated(detail),
+        Outcome::Retry { after, reason } => CloudError::Busy { after, detail: reason.to_owned() },
+        Outcome::Offline => CloudError::Offline,
+        Outcome::Rejected { reason, detail } => CloudError::Lost(format!("{reason}: {detail}")),
+        Outcome::Delivered => CloudError::Lost("ended".to_owned()),
+    }
+}
+
+fn of_put_error(error: PutError) -> CloudError {
+    match error {
+        PutError::Cbs(CbsError::Refused(detail)) => CloudError::Unauthenticated(detail),
+        PutError::Cbs(CbsError::Busy(detail)) => CloudError::Busy { after: None, detail },
+        PutError::Cbs(CbsError::Gone) => CloudError::Offline,
+        PutError::Sign(error) => CloudError::Busy { after: None, detail: error.to_string() },
+        PutError::Time => CloudError::Lost("no answer to a token".to_owned()),
+    }
+}
