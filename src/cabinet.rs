@@ -187,14 +187,19 @@ impl Cabinet {
         self.set_aside.swap(0, Ordering::Relaxed)
     }
 
-    /// Whose documents are `wanted`. Reads one after the other: for the start. Damaged ones are set aside.
+    /// Whose documents are `wanted`. Reads one after the other: for the start. Damaged ones are set aside; one that the volume
+    /// does not give is said in the log and passed over, for the others' sake.
     pub(crate) fn find(
         &self,
         mut wanted: impl FnMut(&[u8]) -> bool,
     ) -> Result<Vec<Identity>, CabinetError> {
         let mut found = Vec::new();
         for path in self.files()? {
-            match self.read(&path)? {
+            let read = self.read(&path).unwrap_or_else(|error| {
+                tracing::error!(%error, "a kept document cannot be read, and is passed over");
+                Found::Nothing
+            });
+            match read {
                 Found::Document(name, document) => match identity(&name) {
                     Some(who) if self.path(who.name()) == path => {
                         if wanted(&document) {
@@ -418,6 +423,19 @@ mod tests {
         assert_eq!(cabinet.find(|_| true).unwrap().len(), 1);
         assert_eq!(cabinet.get(&name("e")).unwrap(), None);
         assert!(cabinet.get(&name("d")).unwrap().is_some());
+    }
+
+    #[test]
+    fn one_that_the_volume_does_not_give_hides_no_other() {
+        let (_folder, cabinet) = cabinet();
+        for who in ["a", "b", "c"] {
+            cabinet.put(&name(who), b"x").unwrap();
+        }
+        let path = cabinet.path(&name("b"));
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(&path, &path).unwrap();
+        assert!(cabinet.get(&name("b")).is_err());
+        assert_eq!(cabinet.find(|_| true).unwrap().len(), 2);
     }
 
     #[test]

@@ -32,6 +32,15 @@ pub enum Outcome {
         /// The endpoint's own words, for the log and the dead letter.
         detail: String,
     },
+    /// The first `delivered` messages, one at least and not all, are as [`Outcome::Delivered`]; what became of the others is in
+    /// `then`, which is no second `Partly`. For endpoints that learn of each message: so a batch that never gets through as a
+    /// whole is not begun from its start for ever.
+    Partly {
+        /// How many.
+        delivered: usize,
+        /// Of the rest.
+        then: Box<Outcome>,
+    },
     /// The endpoint does not accept this sender (removed, disabled, not in scope). May heal when the scope changes.
     Unauthenticated {
         /// The endpoint's own words.

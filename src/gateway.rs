@@ -10,6 +10,7 @@ mod audit;
 mod bundle_watch;
 mod configuration;
 mod daemon;
+mod departed;
 mod descriptors;
 mod doors;
 mod examine;
@@ -51,7 +52,6 @@ use crate::config::{self, Config};
 use crate::edged::certificate::NothingToServe;
 use crate::front::connection::Front;
 use crate::front::ingest::Ingest;
-use crate::front::kept_sessions::{KeptSessions, SESSIONS_MAX};
 use crate::front::listener;
 use crate::front::live::LiveGate;
 use crate::metrics::Metrics;
@@ -137,6 +137,19 @@ pub struct Gateway {
     tasks: Tasks,
 }
 
+/// With what recovery found told.
+fn open_store(
+    config: &Config,
+    document_bytes_max: Option<u64>,
+    clock: &SharedClock,
+    metrics: &Metrics,
+) -> Result<Store, StartError> {
+    let set = settings::of_store(config, document_bytes_max);
+    let (store, report) = Store::open(set, Arc::new(RealDisk), Arc::clone(clock))?;
+    report_recovery(&report, metrics);
+    Ok(store)
+}
+
 impl Gateway {
     /// Starts everything; returns when devices can connect. Does not wait for the hub.
     ///
@@ -148,14 +161,12 @@ impl Gateway {
         let Prepared { first, server, bundle, upstream: upstream_config } =
             Prepared::read(&config, now, First::choose(&config, now), daemon.as_ref())?;
         let metrics = settings::metrics(&config);
-        let store_config = settings::of_store(&config, first.compiled.store_bytes_max);
-        let (store, report) = Store::open(store_config, Arc::new(RealDisk), Arc::clone(&clock))?;
-        report_recovery(&report, &metrics);
+        let store = open_store(&config, first.compiled.store_bytes_max, &clock, &metrics)?;
         let (stops, tasks) = (Stops::default(), Tasks::default());
         let doors = Doors::new(bundle, &config, &metrics, &clock);
         let keys = ScopeKeys::new(&config, daemon.as_ref(), &doors.scope, &metrics);
         keys.at_start(&stops.upstream, &tasks.upstream).await;
-        let hub = ToHub::new(upstream_config, &doors.scope, &metrics, &clock, &tasks.upstream);
+        let hub = ToHub::new(upstream_config, &doors, &metrics, &clock, &tasks.upstream);
         let Ports { mqtt, mqtt_addr, admin } = Ports::bind(&config).await?;
 
         let (reload, asked) = mpsc::channel(1);
@@ -196,7 +207,7 @@ impl Gateway {
         gateway.run_standing(standing, &hub);
         gateway.run_bundle_watch(asked_bundle, &config, &doors, &clock, given);
         gateway.run_source(asked, &config, &clock, &hub, &configuration, &doors.roster);
-        let sessions = config.storage.join("sessions");
+        let sessions = gateway.run_departed(&doors, &hub, &relay, &config);
         let front = Front {
             config: settings::of_connections(&config),
             authenticator: doors.authenticator,
@@ -204,7 +215,7 @@ impl Gateway {
             ingest,
             appender: gateway.store.appender(),
             relay: Arc::new(relay),
-            sessions: KeptSessions::open(sessions, SESSIONS_MAX, Arc::clone(&gateway.metrics)),
+            sessions,
             metrics: Arc::clone(&gateway.metrics),
             clock,
             hub: Box::new(hub.refresher),
@@ -264,7 +275,7 @@ impl Gateway {
             relay: relay.clone(),
             edge: config.connection.device.clone(),
             ack_timeout: config.relay.ack_timeout,
-            config: settings::of_input_pumps(),
+            config: settings::of_input_pumps(config),
         };
         let pumps = Pumps {
             store: Arc::clone(&self.store),

@@ -14,14 +14,20 @@
 //!                                              |              \
 //!                                              |               `-> Durable -> Session::on_durable -> PUBACK
 //!                                              v
-//!                                            pump (one task per queue, a lane per sender)
+//!                                            pump (one task per queue, a lane per sender) --> relay::inputs --> module
 //!                                              v
 //!                                            upstream (one AMQP connection, links per device) ==TLS==> IoT Hub
+//!
+//!  device <--PUBLISH-- front::connection <--[front::mailbox]--> relay <--[upstream::downlinks]--> IoT Hub
+//!                                                                |  twins: kept, answered, pushed   methods   c2d
+//!                                                                `-> cabinet (one small file an identity)
 //! ```
 //!
 //! Where a PUBACK is decided: [`session::Session::on_durable`] is the only place that releases one for a routed
 //! message, and it takes a [`store::Durable`], which only the store's writer can make, after `fdatasync` returned.
+//! Where a reported patch is answered: [`relay::twins`], once its file is on disk.
 //!
+//! Both ways: [`relay`] knows who is connected and what each is subscribed to; [`front::kept_sessions`] keeps the subscriptions.
 //! Slow plane: [`desired`] (routes from the `$edgeHub` document, a file or what [`upstream::twin`] brings), [`auth::scope`] (who
 //! may connect), [`edged`] (the IoT Edge daemon: signatures, the server's certificate, swapped in place), [`admin`] (metrics,
 //! health). [`gateway`] is the only module that knows everyone.
@@ -60,6 +66,7 @@ pub mod store;
 // Tasks and sockets.
 pub mod front;
 pub mod pump;
+pub mod relay;
 pub mod upstream;
 
 // The slow plane and the assembly.
@@ -71,4 +78,3 @@ pub mod desired;
 pub mod edged;
 pub mod gateway;
 pub mod log;
-pub mod relay;

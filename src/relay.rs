@@ -21,7 +21,7 @@ mod methods;
 mod testing;
 pub mod twins;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -51,6 +51,9 @@ pub struct Relay {
     twins: Twins,
     cloud: Arc<dyn Cloud>,
     metrics: Arc<Metrics>,
+    /// Held while the clients change and the cloud hears what is wanted now: a connection that ends late must not have the
+    /// last word over its successor.
+    turn: Arc<Mutex<()>>,
 }
 
 impl Relay {
@@ -68,13 +71,30 @@ impl Relay {
             twins,
             cloud,
             metrics,
+            turn: Arc::default(),
         }
+    }
+
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An input of a module as a place to deliver to; the module has `ack_timeout` for each PUBACK.
     pub fn input(&self, module: ClientName, input: Arc<str>, ack_timeout: Duration) -> Inputs {
         let clients = Arc::clone(&self.clients);
         Inputs::new(clients, (module, input), ack_timeout, Arc::clone(&self.metrics))
+    }
+
+    /// `who` is not ours any more: its twin is kept no longer, unless something of it is still to be pushed
+    /// ([`Twins::forget`]).
+    pub fn forget(&self, who: &Identity) {
+        self.begins_anew(who);
+        self.twins.forget(who);
+    }
+
+    /// `who` is another one under its old id. Its twin knows by itself.
+    pub fn begins_anew(&self, who: &Identity) {
+        self.c2d.forget(who.name());
     }
 
     /// Has the links that the client's subscriptions need, and no others.
@@ -100,11 +120,14 @@ impl mailbox::Relay for Relay {
     fn arrived(&self, client: Client, subscriptions: Subscriptions) {
         // Twins first: what the links tell must find the client there.
         self.twins.arrived(client.clone(), subscriptions);
-        self.clients.arrived(client.clone(), subscriptions);
-        self.want(&client, subscriptions);
+        let _turn = self.turn();
+        if self.clients.arrived(client.clone(), subscriptions).is_ok() {
+            self.want(&client, subscriptions);
+        }
     }
 
     fn subscribed(&self, who: &Identity, serial: u64, subscriptions: Subscriptions) {
+        let _turn = self.turn();
         let Some(before) = self.clients.subscribed(who, serial, subscriptions) else {
             return;
         };
@@ -125,6 +148,7 @@ impl mailbox::Relay for Relay {
     fn left(&self, who: &Identity, serial: u64) {
         self.twins.left(who, serial);
         self.methods.left(who, serial);
+        let _turn = self.turn();
         if let Some(gone) = self.clients.left(who, serial) {
             self.want(&gone.client, Subscriptions::default());
             gone.gone.cancel();
@@ -230,10 +254,13 @@ mod tests {
         // The same again, and what needs no link, changes nothing.
         relay.subscribed(&device, 1, subscriptions(&[Methods, CloudToDevice]));
         check("d", &[(false, false, false), (false, true, true)]);
-        // A newcomer with the subscriptions that were kept; the older one has nothing to say any more.
+        // A newcomer with the subscriptions that were kept; the older one has nothing to say any more, also if it hung so long
+        // that it comes after it.
         relay.arrived(client("d", 2).0, subscriptions(&[Desired]));
+        relay.arrived(client("d", 1).0, subscriptions(&[CloudToDevice]));
         relay.subscribed(&device, 1, Subscriptions::default());
         relay.left(&device, 1);
+        relay.arrived(client("d", 1).0, subscriptions(&[Methods]));
         check("d", &[(true, false, false)]);
         relay.left(&device, 2);
         relay.left(&device, 2);

@@ -2,14 +2,17 @@
 //!
 //! Its packets come from the client crate `rumqttc`, not from the gateway's codec, so that the two cannot agree on a
 //! mistake. It behaves as the Azure C SDK does: it keeps what is not acknowledged and sends it again, in order, with
-//! DUP set, after a reconnect.
+//! DUP set, after a reconnect. What it hears is in [`sphere`].
 //!
 //! Shared by the quickstart and the integration tests.
 
+#[path = "sphere.rs"]
+mod sphere;
+
 use std::collections::VecDeque;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -21,9 +24,13 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use sphere_gateway::certs::{Issued, Site};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
+
+pub(crate) use self::sphere::Heard;
+use self::sphere::Sphere;
 
 const PACKET_BYTES_MAX: usize = 300 * 1024;
 
@@ -46,6 +53,9 @@ pub(crate) struct DeviceConfig {
     pub(crate) interval: Duration,
     /// Bytes of filling in each body.
     pub(crate) filling: usize,
+    /// Twin, methods and cloud-to-device messages as well; the number of times that its button was pressed. `None`: telemetry
+    /// alone.
+    pub(crate) button: Option<watch::Receiver<u64>>,
 }
 
 /// What happened to the messages of one device. Sequence numbers count from 1.
@@ -59,6 +69,8 @@ pub(crate) struct Ledger {
     pub(crate) ack_order_violations: AtomicU64,
     /// Whether it is connected now.
     pub(crate) connected: AtomicBool,
+    /// What came down to it.
+    pub(crate) heard: Mutex<Heard>,
 }
 
 /// Who signed the gateway's certificate, as a device has it.
@@ -101,8 +113,10 @@ pub(crate) struct Stops {
 
 /// Runs until `stops.finish` (and everything is acknowledged) or `stops.abort`.
 pub(crate) async fn run(config: DeviceConfig, ledger: Arc<Ledger>, stops: Stops) {
-    let mut device =
-        Device { config, ledger, unacked: VecDeque::new(), next_at: tokio::time::Instant::now() };
+    let button = config.button.clone();
+    let sphere = button.map(|button| Sphere::new(&config.id, &ledger, button));
+    let next_at = tokio::time::Instant::now();
+    let mut device = Device { config, ledger, sphere, unacked: VecDeque::new(), next_at };
     // The C SDK starts at once and doubles; a simulation that waits for a restarted gateway wants to be back soon.
     let mut pause = Duration::from_millis(20);
     let done = |device: &Device| stops.finish.is_cancelled() && device.unacked.is_empty();
@@ -126,11 +140,20 @@ pub(crate) async fn run(config: DeviceConfig, ledger: Arc<Ledger>, stops: Stops)
     }
 }
 
-/// Connects, sends CONNECT, and returns the stream with the CONNACK's code.
+/// Connects, sends CONNECT, and returns the stream with the CONNACK's code. For who has no session that is kept: what came
+/// behind the CONNACK is thrown away.
 pub(crate) async fn connect(
     config: &DeviceConfig,
     keep_alive: u16,
 ) -> io::Result<(TlsStream<TcpStream>, ConnectReturnCode)> {
+    open(config, keep_alive).await.map(|(tls, _, code)| (tls, code))
+}
+
+/// The same, with what came behind the CONNACK.
+async fn open(
+    config: &DeviceConfig,
+    keep_alive: u16,
+) -> io::Result<(TlsStream<TcpStream>, BytesMut, ConnectReturnCode)> {
     let tcp = TcpStream::connect(("127.0.0.1", config.port.load(Ordering::Relaxed))).await?;
     tcp.set_nodelay(true)?;
     let name = ServerName::try_from(config.gateway.clone()).map_err(io::Error::other)?;
@@ -141,7 +164,8 @@ pub(crate) async fn connect(
     // What the official Sphere sample sends: the gateway's own name in front, and no password.
     connect.login = Some(Login {
         username: format!(
-            "{}/{}/?api-version=2020-09-30&DeviceClientType=iothubclient%2f1.14.0%20(native%3b%20Sphere)",
+            "{}/{}/?api-version=2020-09-30&DeviceClientType=iothubclient%2f1.14.0%20(native%3b%20Sphere)\
+             &model-id=dtmi%3acom%3aexample%3aazuresphere%3athermometer%3b1",
             config.gateway, config.id
         ),
         password: String::new(),
@@ -149,7 +173,7 @@ pub(crate) async fn connect(
     write(&mut tls, &Packet::Connect(connect)).await?;
     let mut inbox = BytesMut::new();
     match read(&mut tls, &mut inbox).await? {
-        Packet::ConnAck(ack) => Ok((tls, ack.code)),
+        Packet::ConnAck(ack) => Ok((tls, inbox, ack.code)),
         other => Err(io::Error::other(format!("wanted CONNACK, got {other:?}"))),
     }
 }
@@ -179,9 +203,14 @@ pub(crate) async fn read(
     }
 }
 
+/// How long a device waits for its CONNACK, as the C SDK does. Whoever has the port of a gateway that was killed may never
+/// answer.
+const CONNACK_WAIT: Duration = Duration::from_secs(30);
+
 struct Device {
     config: DeviceConfig,
     ledger: Arc<Ledger>,
+    sphere: Option<Sphere>,
     /// Numbers that were sent and not acknowledged, oldest first.
     unacked: VecDeque<u64>,
     next_at: tokio::time::Instant,
@@ -189,7 +218,8 @@ struct Device {
 
 impl Device {
     async fn connection(&mut self, finish: &CancellationToken) -> io::Result<()> {
-        let (mut tls, code) = connect(&self.config, 240).await?;
+        let opened = tokio::time::timeout(CONNACK_WAIT, open(&self.config, 240)).await;
+        let (mut tls, mut inbox, code) = opened.map_err(|_| io::ErrorKind::TimedOut)??;
         if code != ConnectReturnCode::Success {
             return Err(io::Error::other(format!("refused: {code:?}")));
         }
@@ -198,8 +228,11 @@ impl Device {
         for &number in &self.unacked {
             self.publish(number, true, &mut again)?;
         }
+        let free = self.free_packet_id();
+        if let Some(sphere) = &mut self.sphere {
+            sphere.begin(free, &mut again)?;
+        }
         tls.write_all(&again).await?;
-        let mut inbox = BytesMut::new();
         loop {
             if finish.is_cancelled() && self.unacked.is_empty() {
                 write(&mut tls, &Packet::Disconnect).await?;
@@ -208,7 +241,15 @@ impl Device {
             self.send_due(&mut tls, finish.is_cancelled()).await?;
             let may_send = self.unacked.len() < self.config.window && !finish.is_cancelled();
             tokio::select! {
-                packet = read(&mut tls, &mut inbox) => self.received(&packet?),
+                packet = read(&mut tls, &mut inbox) => {
+                    let answer = self.received(&packet?)?;
+                    tls.write_all(&answer).await?;
+                }
+                () = pressed(self.sphere.as_mut()) => {
+                    let mut out = BytesMut::new();
+                    self.sphere.as_mut().expect("pressed").tell_presses(&mut out)?;
+                    tls.write_all(&out).await?;
+                }
                 () = tokio::time::sleep_until(self.next_at), if may_send => {}
                 () = finish.cancelled(), if !finish.is_cancelled() => {}
             }
@@ -256,8 +297,16 @@ impl Device {
         Ok(())
     }
 
-    fn received(&mut self, packet: &Packet) {
-        let Packet::PubAck(ack) = packet else { return };
+    /// Gives what is to be written.
+    fn received(&mut self, packet: &Packet) -> io::Result<BytesMut> {
+        let mut out = BytesMut::new();
+        let Packet::PubAck(ack) = packet else {
+            let free = self.free_packet_id();
+            if let Some(sphere) = &mut self.sphere {
+                sphere.received(packet, free, &mut out)?;
+            }
+            return Ok(out);
+        };
         match self.unacked.front() {
             Some(&number) if packet_id(number) == ack.pkid => {
                 self.unacked.pop_front();
@@ -267,6 +316,20 @@ impl Device {
                 self.ledger.ack_order_violations.fetch_add(1, Ordering::Relaxed);
             }
         }
+        Ok(out)
+    }
+
+    /// For a SUBSCRIBE: half the ids away from those of messages.
+    fn free_packet_id(&self) -> u16 {
+        packet_id(self.ledger.sent.load(Ordering::Relaxed) + 32_768)
+    }
+}
+
+/// Waits for the button of a device that has one.
+async fn pressed(sphere: Option<&mut Sphere>) {
+    match sphere {
+        Some(sphere) => sphere.pressed().await,
+        None => std::future::pending().await,
     }
 }
 

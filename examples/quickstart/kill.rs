@@ -1,5 +1,6 @@
 //! `kill -9` of the real binary at random moments while devices publish, the hub there or away: everything that was
-//! acknowledged arrives, in order, and duplicates stay within what was in flight.
+//! acknowledged arrives, in order, and duplicates stay within what was in flight. Meanwhile desired properties change: in the
+//! end each device has the last of them, and the hub what the device reported of it.
 //!
 //! Shared by the tests and the durability campaign.
 
@@ -11,10 +12,12 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
+use serde_json::json;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::device::{self, Ledger, Stops};
+use crate::device::{self, Heard, Ledger, Stops};
 use crate::site::LocalSite;
 
 /// Devices of the campaign.
@@ -64,6 +67,7 @@ pub(crate) async fn kills(binary: &Path, cycles: u64, seed: u64, told: impl Fn(u
             (false, _) => {}
         }
         away ^= toggle;
+        run.desire(cycle);
         // Mostly in the middle of publishing; sometimes while the gateway or the devices are still on their way up.
         if random.random_bool(0.7) {
             run.progress(random.random_range(1..150)).await;
@@ -86,6 +90,7 @@ pub(crate) async fn kills(binary: &Path, cycles: u64, seed: u64, told: impl Fn(u
         run.site.hub.come_back().await.expect("the ports are still ours");
     }
     run.progress(10).await;
+    run.settle_desired().await;
     run.finish().await;
     child.kill().expect("SIGKILL");
     child.wait().expect("it is dead");
@@ -98,6 +103,9 @@ struct Run {
     devices: Vec<(String, Arc<Ledger>)>,
     tasks: TaskTracker,
     stops: Stops,
+    _button: watch::Sender<u64>,
+    /// What each device is to have, by its place.
+    desired: HashMap<usize, u64>,
     kills: Kills,
     /// Kills, and times that the hub went or came.
     events: u64,
@@ -107,18 +115,52 @@ impl Run {
     async fn start() -> Self {
         let mut site = LocalSite::start(DEVICES).await;
         site.set("upstreamSettings__windowMessages", &PUMP_WINDOW.to_string());
+        site.set_impatient();
+        let button = watch::Sender::new(0);
         let stops = Stops { finish: CancellationToken::new(), abort: CancellationToken::new() };
         let (tasks, mut devices) = (TaskTracker::new(), Vec::new());
         for index in 0..DEVICES {
             let mut config = site.device(index);
             (config.window, config.interval) = (DEVICE_WINDOW, Duration::from_millis(10));
+            config.button = Some(button.subscribe());
             let ledger = Arc::new(Ledger::default());
             devices.push((config.id.clone(), Arc::clone(&ledger)));
             tasks.spawn(device::run(config, ledger, stops.clone()));
         }
         tasks.close();
         let kills = Kills { devices: DEVICES as u64, ..Kills::default() };
-        Self { site, devices, tasks, stops, kills, events: 0 }
+        let desired = HashMap::new();
+        Self { site, devices, tasks, stops, _button: button, desired, kills, events: 0 }
+    }
+
+    /// Changes the desired properties of one device, by turns.
+    fn desire(&mut self, cycle: u64) {
+        let at = cycle as usize % self.devices.len();
+        self.site.hub.patch_desired(&self.devices[at].0, None, &json!({"cycle": cycle}));
+        self.desired.insert(at, cycle);
+    }
+
+    /// Waits until each device has what it is to have, and the hub what it reported of it.
+    async fn settle_desired(&mut self) {
+        let is_settled = |at: usize, cycle: u64| {
+            let (id, ledger) = &self.devices[at];
+            let told = |heard: &Heard| heard.desired.get("cycle") == Some(&json!(cycle));
+            let reported = self.site.hub.twin(id, None);
+            let reported = reported.is_some_and(|twin| {
+                let cycle_reported = &twin["properties"]["reported"]["cycle"]["value"];
+                *cycle_reported == cycle
+            });
+            reported && told(&ledger.heard.lock().expect("nobody panics with it"))
+        };
+        let mut waiting = self.desired.clone();
+        let settled = patiently(async || {
+            waiting.retain(|at, cycle| !is_settled(*at, *cycle));
+            waiting.is_empty()
+        });
+        if !settled.await {
+            let text = format!("{} devices have not what they are to have", waiting.len());
+            self.violation(text);
+        }
     }
 
     fn acked(&self) -> u64 {
@@ -154,7 +196,20 @@ impl Run {
     async fn finish(&mut self) {
         self.stops.finish.cancel();
         if tokio::time::timeout(PATIENCE, self.tasks.wait()).await.is_err() {
-            self.violation("what was sent is not all acknowledged".to_owned());
+            let waiting = self.devices.iter().filter_map(|(id, ledger)| {
+                let of = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
+                let (sent, acked) = (of(&ledger.sent), of(&ledger.acked));
+                let connected = ledger.connected.load(Ordering::Relaxed);
+                let order = of(&ledger.ack_order_violations);
+                (sent > acked || connected).then(|| {
+                    format!("{}: sent {sent}, acked {acked}, connected {connected}, out of order {order}", &id[..8])
+                })
+            });
+            let waiting: Vec<String> = waiting.collect();
+            self.violation(format!(
+                "what was sent is not all acknowledged: {}",
+                waiting.join("; ")
+            ));
         }
         self.stops.abort.cancel();
         self.kills.acked = self.acked();

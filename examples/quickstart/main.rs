@@ -1,9 +1,12 @@
 //! The whole job on one machine, in one process: a throw-away PKI, a local IoT Hub (the hub double), the gateway, and
 //! simulated Azure Sphere devices. The hub goes away in the middle and comes back; at the end what the devices were
-//! promised (PUBACK) is compared with what the hub has.
+//! promised (PUBACK) is compared with what the hub has. Before, meanwhile and after, the cloud changes desired properties, calls
+//! a method and sends messages, and the devices report.
 //!
 //! `cargo run --release --example quickstart -- --devices 50 --seconds 30 --rate 10 [--json]`
 
+mod both_ways;
+#[allow(dead_code, reason = "shared with the tests, which use more of it")]
 mod device;
 #[allow(dead_code, reason = "shared with the tests and the measurements, which use more of it")]
 mod site;
@@ -15,10 +18,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use both_ways::{Cloud, Report};
 use clap::Parser;
 use device::{DeviceConfig, Ledger, Stops};
 use site::LocalSite;
 use sphere_gateway::gateway::Gateway;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -32,7 +37,8 @@ struct Options {
     /// Simulated devices.
     #[arg(long, default_value_t = 20)]
     devices: usize,
-    /// Seconds of sending; the hub is away for the middle third.
+    /// Seconds of sending at least; the hub is away for the middle third. What goes both ways may take longer: many devices
+    /// get their links to the hub one after the other.
     #[arg(long, default_value_t = 15)]
     seconds: u64,
     /// Messages per second of each device; 0 = as fast as its window allows.
@@ -51,7 +57,8 @@ async fn main() -> anyhow::Result<ExitCode> {
     let options = Options::parse();
     let summary = Run::start(&options).await.play().await?;
     summary.print(options.json);
-    Ok(if summary.lost == 0 && summary.unfinished == 0 {
+    let is_done = summary.both_ways.not_done.is_empty();
+    Ok(if summary.lost == 0 && summary.unfinished == 0 && is_done {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -65,6 +72,8 @@ struct Run<'a> {
     site: LocalSite,
     gateway: Gateway,
     devices: Vec<(String, Arc<Ledger>)>,
+    /// The button of all devices: how often it was pressed.
+    button: watch::Sender<u64>,
     tasks: TaskTracker,
     finish: CancellationToken,
     abort: CancellationToken,
@@ -72,7 +81,8 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     async fn start(options: &'a Options) -> Self {
-        let site = LocalSite::start(options.devices).await;
+        let mut site = LocalSite::start(options.devices).await;
+        site.set_impatient();
         // As "Set Modules" deploys it.
         let desired = serde_json::json!({
             "schemaVersion": "1.1",
@@ -102,6 +112,7 @@ impl<'a> Run<'a> {
             site,
             gateway,
             devices: Vec::new(),
+            button: watch::Sender::new(0),
             tasks: TaskTracker::new(),
             finish: CancellationToken::new(),
             abort: CancellationToken::new(),
@@ -121,6 +132,7 @@ impl<'a> Run<'a> {
                 window: self.options.window,
                 interval,
                 filling: 100,
+                button: Some(self.button.subscribe()),
                 ..self.site.device(index)
             };
             self.devices.push((config.id.clone(), Arc::clone(&ledger)));
@@ -132,12 +144,15 @@ impl<'a> Run<'a> {
 
     async fn play(self) -> anyhow::Result<Summary> {
         let third = Duration::from_secs(self.options.seconds) / 3;
-        self.watch("online", third).await;
+        let cloud = Cloud { hub: &self.site.hub, devices: &self.devices, button: &self.button };
+        let ((), before) = tokio::join!(self.watch("online", third), cloud.before());
         println!("-------  the hub goes away");
         self.site.hub.go_away().await;
         let away_since = Instant::now();
-        self.watch("OFFLINE", third).await;
+        let ((), mut outage) = tokio::join!(self.watch("OFFLINE", third), cloud.outage());
         let offline = away_since.elapsed();
+        outage.patches_at_hub = cloud.patches_at_hub();
+        let patches = cloud.patches();
         let backlog_from = self.site.hub.counts().received;
         let backlog_to = self.acked();
         println!(
@@ -145,14 +160,20 @@ impl<'a> Run<'a> {
             backlog_to.saturating_sub(backlog_from)
         );
         self.site.hub.come_back().await.context("the hub double takes its ports again")?;
-        let drained = self.watch_drain(backlog_to, third).await;
+        let drains = self.watch_drain(backlog_to, third);
+        let (drained, on_return) = tokio::join!(drains, cloud.on_return(&patches));
+        let after = cloud.after().await;
+        let stale = both_ways::stale(&self.devices);
+        let count = self.devices.len() as u64;
+        let both_ways = Report::new(count, (before, outage), (on_return, after), stale);
         println!("-------  the devices stop; everything on its way is delivered");
+        let sending = self.began.elapsed();
         self.finish.cancel();
         self.settle().await;
         self.abort.cancel();
         self.tasks.wait().await;
         let backlog = Backlog { from: backlog_from, to: backlog_to, drained };
-        let summary = self.summary(offline, &backlog);
+        let summary = self.summary((sending, offline), &backlog, both_ways);
         self.gateway.shutdown().await;
         self.site.hub.shutdown().await;
         Ok(summary)
@@ -227,7 +248,12 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn summary(&self, offline: Duration, backlog: &Backlog) -> Summary {
+    fn summary(
+        &self,
+        (sending, offline): (Duration, Duration),
+        backlog: &Backlog,
+        both_ways: Report,
+    ) -> Summary {
         let mut at_hub: HashMap<String, Vec<bool>> = HashMap::new();
         let mut arrivals = Vec::new();
         for message in self.site.hub.messages() {
@@ -249,7 +275,7 @@ impl<'a> Run<'a> {
         let counts = self.site.hub.counts();
         Summary {
             devices: self.devices.len() as u64,
-            seconds: self.options.seconds,
+            seconds: sending.as_secs_f64(),
             sent: self.sent(),
             acked: self.acked(),
             delivered,
@@ -261,6 +287,7 @@ impl<'a> Run<'a> {
             backlog: backlog.to.saturating_sub(backlog.from),
             drain_seconds: backlog.drained.map(|d| d.as_secs_f64()),
             drain_per_second: backlog.per_second(&arrivals),
+            both_ways,
         }
     }
 }
@@ -285,7 +312,8 @@ impl Backlog {
 #[derive(Debug, serde::Serialize)]
 struct Summary {
     devices: u64,
-    seconds: u64,
+    /// Of sending.
+    seconds: f64,
     sent: u64,
     acked: u64,
     /// Distinct messages at the hub.
@@ -303,13 +331,15 @@ struct Summary {
     drain_seconds: Option<f64>,
     /// Backlog messages per second by the hub's own time stamps, which count milliseconds.
     drain_per_second: Option<f64>,
+    /// What came down to the devices, and what they reported.
+    both_ways: Report,
 }
 
 impl Summary {
     fn print(&self, json: bool) {
         println!();
         println!(
-            "sent        {:>10}   by {} devices in {} s",
+            "sent        {:>10}   by {} devices in {:.0} s",
             self.sent, self.devices, self.seconds
         );
         println!("acked       {:>10}   each on disk before its PUBACK", self.acked);
@@ -328,8 +358,10 @@ impl Summary {
             ),
             _ => println!("backlog     {:>10}   not seen to drain", self.backlog),
         }
+        println!();
+        self.both_ways.print(self.devices);
         if json {
-            println!("{}", serde_json::to_string(self).expect("plain numbers"));
+            println!("{}", serde_json::to_string(self).expect("numbers and texts"));
         }
     }
 }

@@ -69,6 +69,13 @@ impl LocalSite {
         self.env.insert(name.to_owned(), value.to_owned());
     }
 
+    /// Twins are pushed, and read after an outage, after a second: the defaults, 5 and 120 seconds, are for links that cost
+    /// money.
+    pub(crate) fn set_impatient(&mut self) {
+        self.set("ReportedPropertiesSyncFrequencySecs", "1");
+        self.set("MinTwinSyncPeriodSecs", "1");
+    }
+
     /// The gateway's folder below `StorageFolder`.
     pub(crate) fn storage(&self) -> PathBuf {
         PathBuf::from(&self.env["StorageFolder"]).join("edgeHub")
@@ -130,7 +137,7 @@ impl LocalSite {
         child
     }
 
-    /// A device that sends a message every 5 ms, five at a time at most.
+    /// A device that sends a message every 5 ms, five at a time at most, and hears nothing.
     pub(crate) fn device(&self, index: usize) -> DeviceConfig {
         let device = &self.pki.devices[index];
         DeviceConfig {
@@ -142,6 +149,7 @@ impl LocalSite {
             window: 5,
             interval: Duration::from_millis(5),
             filling: 20,
+            button: None,
         }
     }
 }

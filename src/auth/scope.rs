@@ -31,7 +31,7 @@ use subtle::ConstantTimeEq as _;
 use self::snapshot::Snapshot;
 use self::vault::DataKey;
 use crate::clock::UnixMillis;
-use crate::identity::{ClientName, DeviceId, ID_BYTES_MAX};
+use crate::identity::{ClientName, DeviceId, ID_BYTES_MAX, Identity};
 use crate::iothub::sas::KeySigner;
 use crate::kept_file;
 
@@ -424,6 +424,13 @@ impl Scope {
     /// Whether any scope is known.
     pub fn is_known(&self) -> bool {
         self.current.load().is_some()
+    }
+
+    /// Who is in the scope, each with its generation id; `None` while the scope is unknown.
+    pub fn lives(&self) -> Option<HashMap<Identity, Box<str>>> {
+        let snapshot = self.current.load();
+        let entries = snapshot.as_ref()?.by_name.values();
+        Some(entries.map(|e| (Identity::vouched(e.name.clone()), (*e.generation).into())).collect())
     }
 
     /// How many entries the scope has; 0 while it is unknown.

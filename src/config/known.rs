@@ -44,7 +44,7 @@ pub(super) const IGNORED: &[(&str, &str)] = &[
     ("CheckEntireQueueOnCleanup", CLEANUP),
     (
         "CloseCloudConnectionOnDeviceDisconnect",
-        "links close when idle: queued messages may still need them",
+        "links for telemetry close when idle, as queued messages may still need them; the others close at once",
     ),
     ("CloudConnectionHangingTimeoutSecs", "operations cannot hang past CloudOperationTimeoutSecs"),
     ("UseServerHeartbeat", "the heartbeat is always on"),
@@ -88,7 +88,10 @@ pub(super) const IGNORED: &[(&str, &str)] = &[
     ("mqttSettings__RetainPropertyName", "the names are fixed: mqtt-retain, mqtt-dup"),
     ("mqttSettings__DupPropertyName", "the names are fixed: mqtt-retain, mqtt-dup"),
     ("mqttSettings__QoSPropertyName", "the names are fixed: mqtt-retain, mqtt-dup"),
-    ("mqttSettings__DefaultPublishToClientQoS", "messages to clients go at QoS 1"),
+    (
+        "mqttSettings__DefaultPublishToClientQoS",
+        "messages to clients go at the QoS of their subscription",
+    ),
     ("amqpSettings__enabled", OTHER_FRONT),
     ("amqpSettings__scheme", OTHER_FRONT),
     ("amqpSettings__port", OTHER_FRONT),

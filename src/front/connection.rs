@@ -9,11 +9,10 @@
 //! ```
 //!
 //! Owns: the session and the seat in the roster while admitted.
-//! Invariants: bytes are read only while the session wants them and the store takes them, so that a device that sends
-//! faster than the disk is slowed by TCP and never buffered without bound; a PUBACK leaves only after its receipt
-//! came, and the PUBACKs of one commit leave in one write; a peer that does not read keeps this task from nothing
-//! else; a connection that was taken over hands nothing to the store after its newcomer was let in.
-//! Must not know: what is upstream.
+//! Invariants: bytes are read only while the session wants them and the store takes them, so that a device that sends faster
+//! than the disk is slowed by TCP and never buffered without bound; a PUBACK leaves only after its receipt came, and the
+//! PUBACKs of one commit leave in one write; a peer that does not read keeps this task from nothing else; a connection that
+//! was taken over hands nothing to the store after its newcomer was let in. Must not know: what is upstream.
 
 mod alarm;
 mod handover;

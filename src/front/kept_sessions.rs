@@ -2,7 +2,7 @@
 //! restart.
 //!
 //! Owns: the folder of sessions and the index over it. Invariants: what was kept is on the disk before its SUBACK leaves, and
-//! after a `kill -9` a session is there as it was kept last, or not at all; the disk is written only when a session.changed;
+//! after a `kill -9` a session is there as it was kept last, or not at all; the disk is written only when a session changed;
 //! at most `sessions_max` sessions, and the one of the client that has been away longest makes room; a session that cannot be
 //! read is none, and counted. A session begins with the first SUBSCRIBE: a client that only sends costs no file.
 //! Must not know: packets, what is sent by a subscription.

@@ -130,6 +130,11 @@ impl Roster {
         self.lock().live.iter().map(|(who, occupant)| (who.clone(), occupant.serial)).collect()
     }
 
+    /// Whether `who` is connected.
+    pub fn has(&self, who: &Identity) -> bool {
+        self.lock().live.contains_key(who)
+    }
+
     /// How many are connected.
     pub fn len(&self) -> usize {
         self.lock().live.len()

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio_util::task::TaskTracker;
 
 use super::Gateway;
-use crate::auth::Scope;
+use super::doors::Doors;
 use crate::clock::SharedClock;
 use crate::metrics::Metrics;
 use crate::upstream::refresh::ScopeRefresher;
@@ -25,13 +25,16 @@ impl ToHub {
     /// Nothing runs yet.
     pub(super) fn new(
         config: upstream::Config,
-        scope: &Arc<Scope>,
+        doors: &Doors,
         metrics: &Arc<Metrics>,
         clock: &SharedClock,
         tasks: &TaskTracker,
     ) -> Self {
+        let roster = Arc::clone(&doors.roster);
+        let is_present: upstream::Presence = Arc::new(move |who| roster.has(who));
+        let config = upstream::Config { is_present: Some(is_present), ..config };
         let api = ScopeApi::new(config.clone(), Arc::clone(clock), tasks.clone());
-        let (scope, metrics) = (Arc::clone(scope), Arc::clone(metrics));
+        let (scope, metrics) = (Arc::clone(&doors.scope), Arc::clone(metrics));
         let refresher = ScopeRefresher::new(api, Arc::clone(&scope), Arc::clone(&metrics));
         let upstream = Upstream::new(config, scope, metrics, Arc::clone(clock), tasks.clone());
         Self { upstream, refresher }

@@ -106,11 +106,18 @@ pub(super) fn of_pumps(config: &Config) -> pump::Config {
 }
 
 /// A module has a smaller window than the hub: it is near, and there may be many inputs.
-pub(super) fn of_input_pumps() -> pump::Config {
+/// A module that is slow or hangs is so for all senders: side queues would only write everything twice. So a delivery may take as
+/// long as the module may take for each of its messages, and who fails is given a few tries.
+pub(super) fn of_input_pumps(config: &Config) -> pump::Config {
+    const BATCH: u32 = 32;
+    let ack_timeout = config.relay.ack_timeout;
     pump::Config {
         window_messages_max: 256,
-        window_bytes_max: 1 << 20,
-        batch_messages_max: 32,
+        // Every input of each priority has its own, and as much again that is read ahead: 100 inputs are 50 MiB.
+        window_bytes_max: 256 << 10,
+        batch_messages_max: BATCH as usize,
+        pending_max: ack_timeout * BATCH,
+        park_after: ack_timeout * 4,
         lanes_max: 64,
         stop_grace: DRAIN_TIMEOUT,
         ..pump::Config::default()

@@ -386,6 +386,9 @@ impl Deliver for Scripted {
             };
             if answer.stored {
                 keep();
+            } else if let Outcome::Partly { delivered, .. } = answer.outcome {
+                let kept = numbers[..delivered].iter().map(|n| (name.clone(), *n));
+                self.kept.lock().unwrap().extend(kept);
             }
             tokio::time::sleep(answer.after).await;
             answer.outcome

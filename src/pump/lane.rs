@@ -259,7 +259,20 @@ impl Lane {
                 Verdict::Away
             }
             Outcome::Rejected { reason, detail } => self.refused(messages, reason, detail),
+            // What is delivered was taken out by [`Self::finish_first`]; whoever could not do that repeats it.
+            Outcome::Partly { then, .. } => self.judge(*then, messages, now, config, rng),
         }
+    }
+
+    /// The first `count` messages of the delivery under way are delivered, whatever becomes of the others: these places are
+    /// finished. Fewer than are under way.
+    pub(super) fn finish_first(&mut self, count: usize) -> Vec<Place> {
+        assert!(count < self.flight.len(), "the others are still to be judged");
+        let first: Vec<Place> = self.flight.drain(..count).collect();
+        self.bytes -= first.iter().map(|p| p.stored.len()).sum::<usize>();
+        (self.failures, self.failing_since) = (0, None);
+        self.suspects = self.suspects.saturating_sub(count);
+        first
     }
 
     fn refused(

@@ -42,6 +42,12 @@ impl Running {
         took: Duration,
     ) {
         let now = self.clock.monotonic();
+        let (outcome, batch) = match outcome {
+            Outcome::Partly { delivered, then } => {
+                (*then, self.finish_first(who, sender, batch, delivered, took))
+            }
+            whole => (whole, batch),
+        };
         self.count(sender, &outcome);
         // What has come back may have expired meanwhile.
         let mut may_have_expired = true;
@@ -89,6 +95,39 @@ impl Running {
         }
     }
 
+    /// The first `delivered` of `batch` are done with; gives the others. A delivery that was under way when its sender was
+    /// parked is judged as a whole: then all of it is repeated, from the side queue.
+    fn finish_first(
+        &mut self,
+        who: &Who,
+        sender: &Identity,
+        mut batch: Vec<Message>,
+        delivered: usize,
+        took: Duration,
+    ) -> Vec<Message> {
+        if delivered == 0 || delivered >= batch.len() {
+            return batch;
+        }
+        match who {
+            Who::Parked(name) => {
+                let Some(parked) = self.parked.get_mut(name) else { return batch };
+                let places = parked.lane.finish_first(delivered);
+                let last = places.last().expect("one at least").offset;
+                parked.log.as_ref().expect("it came from an open queue").settle(last.next());
+            }
+            Who::Lane(_) => {
+                let Some(lane) = self.lanes.get_mut(sender) else { return batch };
+                let places = lane.finish_first(delivered);
+                places.iter().for_each(|p| self.window.finish(p.offset));
+            }
+            Who::Stray => return batch,
+        }
+        let rest = batch.split_off(delivered);
+        (self.delivered_at, self.offline_streak) = (Some(self.clock.monotonic()), 0);
+        self.count_delivered(&batch, took);
+        rest
+    }
+
     fn on_rest(&mut self, sender: &Identity, now: Instant, until: Instant) {
         let Some(lane) = self.lanes.get(sender) else {
             return;
@@ -103,7 +142,7 @@ impl Running {
 
     fn count(&self, sender: &Identity, outcome: &Outcome) {
         match outcome {
-            Outcome::Delivered => {}
+            Outcome::Delivered | Outcome::Partly { .. } => {}
             Outcome::Retry { reason, after } => {
                 self.metrics.send_retried(sender);
                 self.metrics.counted("delivery_retry", reason);

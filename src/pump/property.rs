@@ -37,10 +37,22 @@ fn moody(seed: u64, lost_answers: Arc<AtomicUsize>, expiries: Expiries) -> Arc<S
         if dice.random_ratio(1, 6) {
             *mood = dice.random_range(0..4);
         }
-        if batch.iter().any(is_bad) {
-            return Answer::rejected();
-        }
         let wait = Duration::from_millis(dice.random_range(1..400));
+        let partly = |delivered: usize, then: Outcome| {
+            // What was under way when its sender was parked is repeated.
+            lost_answers.fetch_add(delivered, Ordering::SeqCst);
+            Answer::of(Outcome::Partly { delivered, then: Box::new(then) }).after(wait)
+        };
+        match batch.iter().position(is_bad) {
+            Some(at) if at > 0 && dice.random() => return partly(at, Answer::rejected().outcome),
+            Some(_) => return Answer::rejected(),
+            None => {}
+        }
+        if batch.len() > 1 && dice.random_ratio(1, 8) {
+            let then = [Answer::retry().outcome, Outcome::Offline];
+            let delivered = dice.random_range(1..batch.len());
+            return partly(delivered, then[dice.random_range(0..2)].clone());
+        }
         match (*mood, dice.random_range(0..20)) {
             (1, 0..18) => Answer::retry().after(wait),
             (2, 0..15) => {

@@ -199,6 +199,86 @@ async fn an_endpoint_that_says_ready_and_is_away_is_not_hammered() {
     assert!((10..100).contains(&tried), "tried {tried} times in ten minutes");
 }
 
+/// A module that restarts after every few messages gets on all the same, and gets none of them twice.
+#[tokio::test(start_paused = true)]
+async fn what_is_delivered_of_a_batch_is_not_repeated() {
+    let bad = || Answer::rejected().outcome;
+    for then in [Outcome::Offline, Answer::retry().outcome, bad()] {
+        let logs = Arc::new(MemoryLogs::default());
+        let after = then.clone();
+        let hub = Scripted::new(move |_, batch| match (&after, batch) {
+            (Outcome::Rejected { .. }, [10]) => Answer::rejected(),
+            (Outcome::Rejected { .. }, batch) => match batch.iter().position(|n| *n == 10) {
+                Some(0) => Answer::rejected(),
+                Some(delivered) => {
+                    Answer::of(Outcome::Partly { delivered, then: Box::new(after.clone()) })
+                }
+                None => Answer::delivered(),
+            },
+            (_, batch) if batch.len() > 3 => {
+                Answer::of(Outcome::Partly { delivered: 3, then: Box::new(after.clone()) })
+            }
+            _ => Answer::delivered(),
+        });
+        (0..60).for_each(|n| logs.publish("a", n));
+        run_for(&logs, &hub, &small(), 600 * S).await;
+        let expected: Vec<u64> = match then {
+            Outcome::Rejected { .. } => (0..60).filter(|n| *n != 10).collect(),
+            _ => all(60),
+        };
+        assert_eq!(hub.kept_of("a"), expected, "{then:?}");
+        assert!(drained(&logs), "{then:?}");
+    }
+}
+
+/// A module that hangs for a minute does so for all: with the patience of its pumps nothing is written twice.
+#[tokio::test(start_paused = true)]
+async fn who_fails_for_less_than_the_patience_is_not_parked() {
+    for (park_after, expected) in [(10 * S, true), (120 * S, false)] {
+        let logs = Arc::new(MemoryLogs::default());
+        let mut tries = 0;
+        let hub = Scripted::new(move |_, _| {
+            tries += 1;
+            if tries <= 2 { Answer::retry().after(30 * S) } else { Answer::delivered() }
+        });
+        (0..20).for_each(|n| logs.publish("a", n));
+        let mut was_parked = false;
+        let looks = async {
+            for _ in 0..2000 {
+                sleep(S / 10).await;
+                was_parked |= logs.side("a").is_some();
+            }
+        };
+        let config = Config { window_messages_max: 256, park_after, ..small() };
+        tokio::join!(run_for(&logs, &hub, &config, 600 * S), looks);
+        assert_eq!(was_parked, expected, "{park_after:?}");
+        assert_eq!(hub.kept_of("a"), all(20), "{park_after:?}");
+        assert!(drained(&logs));
+    }
+}
+
+/// A batch out of a side queue, of which a part was delivered, is not begun anew.
+#[tokio::test(start_paused = true)]
+async fn what_is_delivered_of_a_side_queue_is_not_repeated() {
+    let logs = Arc::new(MemoryLogs::default());
+    let hub = Scripted::new(|_, _| Answer::retry());
+    (0..60).for_each(|n| logs.publish("a", n));
+    let heals = async {
+        sleep(60 * S).await;
+        assert!(logs.side("a").is_some(), "it is parked");
+        hub.script(|_, batch| match batch.len() {
+            0..=3 => Answer::delivered(),
+            _ => {
+                let then = Box::new(Answer::retry().outcome);
+                Answer::of(Outcome::Partly { delivered: 3, then })
+            }
+        });
+    };
+    tokio::join!(run_for(&logs, &hub, &small(), 1200 * S), heals);
+    assert_eq!(hub.kept_of("a"), all(60));
+    assert!(drained(&logs));
+}
+
 #[tokio::test(start_paused = true)]
 async fn one_bad_message_takes_no_neighbour_along() {
     let logs = Arc::new(MemoryLogs::default());

@@ -8,13 +8,14 @@
 //! | what happens | settled as |
 //! |---|---|
 //! | PUBACK, or written to a client that subscribed with QoS 0 | complete |
-//! | the client is here and has no such subscription, or no topic can carry the message | rejected |
-//! | not connected, left before its PUBACK, or too much waits for its PUBACKs | released the first time, else left to its lock |
+//! | the client's filters do not match when its turn comes, or no topic can carry the message | rejected |
+//! | not connected, not subscribed (yet), left before its PUBACK, or too much waits for its PUBACKs | released the first time, else left to its lock |
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
@@ -57,9 +58,17 @@ pub(super) struct CloudToDevice {
 struct State {
     /// Under way; tells what became of it.
     underway: HashMap<Known, watch::Receiver<Option<Fate>>>,
+    /// Under way to their devices, though the links that they came over have ended: who brings one again hears of it.
+    orphans: HashMap<Known, Orphan>,
     done: HashMap<Known, Instant>,
     /// The same, the oldest first.
     done_order: VecDeque<(Instant, Known)>,
+}
+
+/// When a message came, and what says what became of it.
+struct Orphan {
+    at: Instant,
+    outcome: oneshot::Receiver<Handed>,
 }
 
 /// What became of a message.
@@ -84,11 +93,20 @@ struct Underway {
     state: Arc<Mutex<State>>,
     known: Known,
     fate: watch::Sender<Option<Fate>>,
+    at: Instant,
+    /// Of the connection that has it, until it is known.
+    outcome: Option<oneshot::Receiver<Handed>>,
 }
 
 impl Drop for Underway {
     fn drop(&mut self) {
-        lock(&self.state).underway.remove(&self.known);
+        let mut state = lock(&self.state);
+        state.underway.remove(&self.known);
+        if let Some(outcome) = self.outcome.take()
+            && state.orphans.len() < REMEMBERED_MAX
+        {
+            state.orphans.insert(self.known.clone(), Orphan { at: self.at, outcome });
+        }
     }
 }
 
@@ -116,8 +134,8 @@ impl CloudToDevice {
                 let told = first.wait_for(Option::is_some).await.ok().and_then(|fate| *fate);
                 told.unwrap_or(Fate::NotTaken("given_up"))
             }
-            Seen::New(underway) => {
-                let fate = send(to, message).await;
+            Seen::New(mut underway) => {
+                let fate = send(to, message, &mut underway).await;
                 if let Some(underway) = &underway {
                     self.note(underway, fate);
                 }
@@ -130,6 +148,13 @@ impl CloudToDevice {
             Fate::NotTaken(why) if count == 0 => self.settled(why, Settlement::Release),
             Fate::NotTaken(why) => self.settled(why, Settlement::Leave),
         }
+    }
+
+    /// The device is another one from now on, or none: its messages count from the beginning, and none of them was taken.
+    pub(super) fn forget(&self, device: &ClientName) {
+        let mut state = lock(&self.state);
+        state.done.retain(|known, _| known.device != *device);
+        state.done_order.retain(|(_, known)| known.device != *device);
     }
 
     /// Looks the message up, and enters it as under way if it is new.
@@ -149,17 +174,24 @@ impl CloudToDevice {
         if let Some(first) = state.underway.get(&known) {
             return Seen::Underway(first.clone());
         }
+        let outcome = match state.orphans.remove(&known).map(|mut o| (o.outcome.try_recv(), o)) {
+            Some((Ok(Handed::Acknowledged | Handed::Written), _)) => {
+                state.remember(known, now);
+                return Seen::Done;
+            }
+            Some((Err(TryRecvError::Empty), orphan)) => Some(orphan.outcome),
+            _ => None,
+        };
         let (fate, first) = watch::channel(None);
         state.underway.insert(known.clone(), first);
-        Seen::New(Some(Underway { state: Arc::clone(&self.state), known, fate }))
+        let state = Arc::clone(&self.state);
+        Seen::New(Some(Underway { state, known, fate, at: now, outcome }))
     }
 
     fn note(&self, underway: &Underway, fate: Fate) {
         if fate == Fate::Taken {
             let now = self.clock.monotonic();
-            let mut state = lock(&self.state);
-            state.done.insert(underway.known.clone(), now);
-            state.done_order.push_back((now, underway.known.clone()));
+            lock(&self.state).remember(underway.known.clone(), now);
         }
         underway.fate.send_replace(Some(fate));
     }
@@ -170,25 +202,38 @@ impl CloudToDevice {
     }
 }
 
-/// Hands the message to the connection and waits for what comes of it.
-async fn send(to: Option<Connected>, message: CloudMessage) -> Fate {
+/// Hands the message to the connection, unless it has it, and waits for what comes of it. What is waited for is in `underway`,
+/// so that it is not lost with the links that the message came over.
+async fn send(
+    to: Option<Connected>,
+    message: CloudMessage,
+    underway: &mut Option<Underway>,
+) -> Fate {
+    if let Some(outcome) = underway.as_mut().and_then(|underway| underway.outcome.as_mut()) {
+        let handed = outcome.await;
+        outcome_is_known(underway);
+        return handed.map_or(Fate::NotTaken("left"), fate);
+    }
     let Some(to) = to else {
         return Fate::NotTaken("not_connected");
     };
     if !to.has(Subscription::CloudToDevice) {
-        return Fate::Never("not_subscribed");
+        // Its links are about to go. It may be a newcomer that has not come to its SUBSCRIBE yet: nothing is rejected for that.
+        return Fate::NotTaken("not_subscribed");
     }
     let CloudMessage { system, properties, body, .. } = message;
-    let (handed, outcome) = oneshot::channel();
+    let (handed, mut outcome) = oneshot::channel();
     let content = Outbound::CloudToDevice { system, properties, body };
     if to.client.mailbox.send(Letter::Send { content, handed: Some(handed) }).await.is_err() {
         return Fate::NotTaken("left");
     }
-    match outcome.await {
-        Ok(Handed::Acknowledged | Handed::Written) => Fate::Taken,
-        Ok(Handed::NotSubscribed) => Fate::Never("not_subscribed"),
-        Ok(Handed::Unsendable) => Fate::Never("unsendable"),
-        Ok(Handed::Full) => Fate::NotTaken("full"),
+    let handed = match underway {
+        Some(underway) => underway.outcome.insert(outcome).await,
+        None => (&mut outcome).await,
+    };
+    outcome_is_known(underway);
+    match handed {
+        Ok(handed) => fate(handed),
         Err(_) => {
             // Only then is the hub told that nobody takes anything: else it would hand it over again at once, to nobody.
             let _ = timeout(GONE_WITHIN, to.gone.cancelled()).await;
@@ -197,8 +242,32 @@ async fn send(to: Option<Connected>, message: CloudMessage) -> Fate {
     }
 }
 
+fn outcome_is_known(underway: &mut Option<Underway>) {
+    if let Some(underway) = underway {
+        underway.outcome = None;
+    }
+}
+
+fn fate(handed: Handed) -> Fate {
+    match handed {
+        Handed::Acknowledged | Handed::Written => Fate::Taken,
+        Handed::NotSubscribed => Fate::Never("not_subscribed"),
+        Handed::Unsendable => Fate::Never("unsendable"),
+        Handed::Full => Fate::NotTaken("full"),
+    }
+}
+
 impl State {
+    /// Its device has it.
+    fn remember(&mut self, known: Known, now: Instant) {
+        self.done.insert(known.clone(), now);
+        self.done_order.push_back((now, known));
+    }
+
     fn forget(&mut self, now: Instant) {
+        if !self.orphans.is_empty() {
+            self.orphans.retain(|_, o| now.saturating_duration_since(o.at) < REMEMBERED);
+        }
         while let Some((at, known)) = self.done_order.front() {
             let is_old = now.saturating_duration_since(*at) >= REMEMBERED;
             if !is_old && self.done_order.len() < REMEMBERED_MAX {
@@ -217,6 +286,7 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use futures_util::FutureExt as _;
     use tokio::sync::Semaphore;
     use tokio_util::sync::CancellationToken;
 
@@ -283,7 +353,7 @@ mod tests {
         assert_eq!(none, Leave);
         let mut deaf = site.to();
         deaf.as_mut().unwrap().subscriptions = Subscriptions::default();
-        assert_eq!(site.relay.deliver(&site.who, deaf, message(9, Some(9), 0)).await, Reject);
+        assert_eq!(site.relay.deliver(&site.who, deaf, message(9, Some(9), 0)).await, Release);
     }
 
     #[tokio::test]
@@ -309,6 +379,40 @@ mod tests {
         }
     }
 
+    /// Found in review: the links end between PUBLISH and PUBACK, and the device got the message a second time.
+    #[tokio::test]
+    async fn what_is_under_way_when_the_links_end_is_not_sent_again() {
+        for acknowledged_first in [true, false] {
+            let mut site = Site::new();
+            let mut deliver =
+                Box::pin(site.relay.deliver(&site.who, site.to(), message(1, Some(7), 0)));
+            assert!((&mut deliver).now_or_never().is_none());
+            let (_, say) = letter(&mut site.letters).await;
+            drop(deliver);
+            let again = site.relay.deliver(&site.who, site.to(), message(2, Some(7), 1));
+            if acknowledged_first {
+                say(Handed::Acknowledged);
+                assert_eq!(again.await, Settlement::Complete);
+            } else {
+                let mut again = Box::pin(again);
+                assert!((&mut again).now_or_never().is_none());
+                say(Handed::Acknowledged);
+                assert_eq!(again.await, Settlement::Complete);
+            }
+            assert!(site.letters.try_recv().is_none(), "sent once");
+            assert!(lock(&site.relay.state).orphans.is_empty());
+        }
+        // Its connection ended as well: it is sent to the next one.
+        let mut site = Site::new();
+        let mut deliver =
+            Box::pin(site.relay.deliver(&site.who, site.to(), message(1, Some(7), 0)));
+        assert!((&mut deliver).now_or_never().is_none());
+        drop((letter(&mut site.letters).await, deliver));
+        let again = site.relay.deliver(&site.who, site.to(), message(2, Some(7), 1));
+        let answer = async { letter(&mut site.letters).await.1(Handed::Acknowledged) };
+        assert_eq!(tokio::join!(again, answer).0, Settlement::Complete);
+    }
+
     #[tokio::test]
     async fn the_same_message_is_sent_once() {
         let mut site = Site::new();
@@ -326,6 +430,11 @@ mod tests {
         // Also later, and after a reconnect.
         let third = site.relay.deliver(&site.who, None, message(3, Some(7), 1)).await;
         assert_eq!(third, Settlement::Complete);
+        // Made anew, it counts from the beginning.
+        site.relay.forget(site.who.name());
+        let anew = site.relay.deliver(&site.who, None, message(3, Some(7), 0)).await;
+        assert_eq!(anew, Settlement::Release);
+        assert!(lock(&site.relay.state).done_order.is_empty());
         // Another device's message with the same number is another message.
         let other = site.relay.deliver(&identity("e"), None, message(3, Some(7), 0)).await;
         assert_eq!(other, Settlement::Release);

@@ -35,6 +35,10 @@ impl Connected {
     }
 }
 
+/// A later connection of the same identity is here already: one that hung, and was not waited for, comes too late.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Late;
+
 /// See [the module](self).
 #[derive(Debug)]
 pub(super) struct Clients {
@@ -49,26 +53,30 @@ impl Clients {
     }
 
     /// A connection has begun. Gives the one in whose place it is, which has not said yet that it has ended.
+    ///
+    /// # Errors
+    /// [`Late`]: nothing is changed.
     pub(super) fn arrived(
         &self,
         client: Client,
         subscriptions: Subscriptions,
-    ) -> Option<Connected> {
+    ) -> Result<Option<Connected>, Late> {
         let name = client.identity.name().clone();
         let room = Arc::new(Semaphore::new(INPUTS_UNDERWAY_MAX));
         let gone = CancellationToken::new();
         let newcomer = Connected { client, subscriptions, room, gone };
         let mut connected = self.lock();
-        let is_late =
-            connected.get(&name).is_some_and(|c| c.client.serial > newcomer.client.serial);
-        let older = if is_late { None } else { connected.insert(name, newcomer) };
+        if connected.get(&name).is_some_and(|c| c.client.serial > newcomer.client.serial) {
+            return Err(Late);
+        }
+        let older = connected.insert(name, newcomer);
         drop(connected);
         // What is wanted from now on is the newcomer's affair.
         if let Some(older) = &older {
             older.gone.cancel();
         }
         self.heard(subscriptions);
-        older
+        Ok(older)
     }
 
     /// The client's subscriptions have changed. Gives the entry as it was before, if the connection is still the one.
@@ -138,13 +146,14 @@ mod tests {
         let clients = Clients::new();
         let who = identity("d");
         let (methods, none) = (subscriptions(&[Subscription::Methods]), Subscriptions::default());
-        assert!(clients.arrived(client("d", 1).0, none).is_none());
-        let older = clients.arrived(client("d", 2).0, methods).expect("the first is still there");
+        assert!(clients.arrived(client("d", 1).0, none).unwrap().is_none());
+        let older = clients.arrived(client("d", 2).0, methods).unwrap();
+        let older = older.expect("the first is still there");
         assert_eq!(older.client.serial, 1);
         assert!(clients.subscribed(&who, 1, none).is_none());
         assert!(clients.left(&who, 1).is_none());
         assert!(clients.get(who.name()).is_some_and(|c| c.has(Subscription::Methods)));
-        assert!(clients.arrived(client("d", 1).0, none).is_none(), "late");
+        assert_eq!(clients.arrived(client("d", 1).0, none).unwrap_err(), Late);
         assert_eq!(clients.get(who.name()).unwrap().client.serial, 2);
         let before = clients.subscribed(&who, 2, none).expect("the later one");
         assert!(before.has(Subscription::Methods));
@@ -160,9 +169,9 @@ mod tests {
         let mut waits = Box::pin(clients.listens(who.name()));
         let mut check = |expected: Option<()>| assert_eq!((&mut waits).now_or_never(), expected);
         check(None);
-        clients.arrived(client("edge/n", 1).0, inputs);
+        clients.arrived(client("edge/n", 1).0, inputs).unwrap();
         check(None);
-        clients.arrived(client("edge/m", 2).0, Subscriptions::default());
+        clients.arrived(client("edge/m", 2).0, Subscriptions::default()).unwrap();
         check(None);
         clients.subscribed(&who, 2, inputs);
         check(Some(()));

@@ -23,6 +23,9 @@ use crate::message::Message;
 use crate::metrics::Metrics;
 use crate::session::Outbound;
 
+/// Label of a connection that is ended because its module acknowledges nothing.
+const NOT_TAKEN: &str = "inputs_not_taken";
+
 /// One input of one module as a place to deliver to.
 pub struct Inputs {
     clients: Arc<Clients>,
@@ -36,8 +39,6 @@ pub struct Inputs {
 /// A message that was handed to the connection.
 struct Underway {
     handed: oneshot::Receiver<Handed>,
-    /// The latest that its PUBACK counts.
-    until: Instant,
     _room: OwnedSemaphorePermit,
 }
 
@@ -56,22 +57,30 @@ impl Inputs {
         let mut underway = VecDeque::new();
         let mut rest = batch.iter();
         let mut next = rest.next();
+        let mut delivered = 0;
+        // A module that takes its time for each message has it for each: not for all that were handed over together.
+        let mut until = Instant::now() + self.ack_timeout;
         while next.is_some() || !underway.is_empty() {
             // Room first: what is acknowledged meanwhile makes some.
             tokio::select! {
                 biased;
-                handed = first(&mut underway) => {
+                handed = first(&mut underway, until) => {
                     underway.pop_front();
-                    if let Some(outcome) = self.judge(handed) {
-                        return outcome;
+                    if let Some(outcome) = self.judge(to, handed) {
+                        return partly(delivered, outcome);
                     }
+                    delivered += 1;
+                    until = Instant::now() + self.ack_timeout;
                 }
                 handed = self.hand_over(to, next), if next.is_some() => match handed {
                     Ok(handed) => {
+                        if underway.is_empty() {
+                            until = Instant::now() + self.ack_timeout;
+                        }
                         underway.push_back(handed);
                         next = rest.next();
                     }
-                    Err(outcome) => return outcome,
+                    Err(outcome) => return partly(delivered, outcome),
                 },
             }
         }
@@ -90,12 +99,11 @@ impl Inputs {
         let content = Outbound::Input { input: (&*self.input).into(), message: message.clone() };
         let letter = Letter::Send { content, handed: Some(handed) };
         to.client.mailbox.send(letter).await.map_err(|_| self.gone())?;
-        let until = Instant::now() + self.ack_timeout;
-        Ok(Underway { handed: outcome, until, _room: room })
+        Ok(Underway { handed: outcome, _room: room })
     }
 
     /// `None`: the module has it.
-    fn judge(&self, handed: Option<Result<Handed, ()>>) -> Option<Outcome> {
+    fn judge(&self, to: &Connected, handed: Option<Result<Handed, ()>>) -> Option<Outcome> {
         Some(match handed {
             Some(Ok(Handed::Acknowledged | Handed::Written)) => return None,
             Some(Ok(Handed::NotSubscribed) | Err(())) => self.gone(),
@@ -103,9 +111,21 @@ impl Inputs {
                 reason: "unsendable",
                 detail: "no MQTT topic can carry its properties and the input's name".to_owned(),
             },
-            Some(Ok(Handed::Full)) => retry("module_too_slow"),
+            Some(Ok(Handed::Full)) => {
+                self.come_again(to);
+                retry("module_too_slow")
+            }
             None => retry("module_ack_timeout"),
         })
+    }
+
+    /// As many PUBACKs are owed as may be, most of them for what timed out: nothing reaches the module any more, no method and no
+    /// desired property either. It gets all of it anew over another connection.
+    fn come_again(&self, to: &Connected) {
+        self.metrics.counted("module_input", "not_acknowledged");
+        let detail = "it acknowledges none of the messages to its inputs".to_owned();
+        // Full of letters: then the next try asks again.
+        let _ = to.client.mailbox.try_send(Letter::Close { label: NOT_TAKEN, detail });
     }
 
     fn gone(&self) -> Outcome {
@@ -114,15 +134,23 @@ impl Inputs {
     }
 }
 
+/// What the module has acknowledged is not sent again: one that never lasts for a whole batch would never get past it.
+fn partly(delivered: usize, then: Outcome) -> Outcome {
+    match delivered {
+        0 => then,
+        _ => Outcome::Partly { delivered, then: Box::new(then) },
+    }
+}
+
 fn retry(reason: &'static str) -> Outcome {
     Outcome::Retry { after: None, reason }
 }
 
 /// What came of the oldest message: `None` = nothing in time, `Err` = the connection has ended. Pending while there is none.
-async fn first(underway: &mut VecDeque<Underway>) -> Option<Result<Handed, ()>> {
+async fn first(underway: &mut VecDeque<Underway>, until: Instant) -> Option<Result<Handed, ()>> {
     match underway.front_mut() {
         Some(oldest) => {
-            let handed = timeout_at(oldest.until, &mut oldest.handed).await.ok()?;
+            let handed = timeout_at(until, &mut oldest.handed).await.ok()?;
             Some(handed.map_err(|_| ()))
         }
         None => std::future::pending().await,
@@ -166,7 +194,7 @@ mod tests {
 
     fn arrive(clients: &Clients, serial: u64) -> Letters {
         let (client, letters) = client("edge/m", serial);
-        clients.arrived(client, subscriptions(&[Subscription::ModuleInputs]));
+        clients.arrived(client, subscriptions(&[Subscription::ModuleInputs])).unwrap();
         letters
     }
 
@@ -219,7 +247,8 @@ mod tests {
             (Some(Handed::Full), retry("module_too_slow")),
             (Some(Handed::NotSubscribed), Outcome::Offline),
             (None, retry("module_ack_timeout")),
-        ];
+        ]
+        .map(|(said, then)| (said, partly(1, then)));
         for (said, expected) in table {
             let (clients, inputs) = inputs();
             let mut letters = arrive(&clients, 1);
@@ -227,6 +256,11 @@ mod tests {
                 next(&mut letters).await.1(Handed::Acknowledged);
                 let (_, say) = next(&mut letters).await;
                 match said {
+                    Some(Handed::Full) => {
+                        say(Handed::Full);
+                        let close = super::super::testing::next(&mut letters).await;
+                        assert!(matches!(close, Letter::Close { .. }), "{close:?}");
+                    }
                     Some(said) => say(said),
                     None => tokio::time::sleep(ACK_TIMEOUT + Duration::from_secs(1)).await,
                 }
@@ -237,6 +271,24 @@ mod tests {
             let room = clients.get(identity("edge/m").name()).unwrap().room;
             assert_eq!(room.available_permits(), INPUTS_UNDERWAY_MAX, "all room is given back");
         }
+    }
+
+    /// Else none would ever be done: the last of those that were handed over together always comes late.
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_module_has_its_time_for_each_message() {
+        let (clients, inputs) = inputs();
+        let mut letters = arrive(&clients, 1);
+        let module = async {
+            for n in 0..INPUTS_UNDERWAY_MAX + 5 {
+                let (body, say) = next(&mut letters).await;
+                tokio::time::sleep(ACK_TIMEOUT * 2 / 3).await;
+                assert_eq!(body, n.to_string());
+                say(Handed::Acknowledged);
+            }
+        };
+        let (who, messages) = (identity("d"), batch(INPUTS_UNDERWAY_MAX + 5));
+        let (outcome, ()) = tokio::join!(inputs.deliver(&who, &messages), module);
+        assert_eq!(outcome, Outcome::Delivered);
     }
 
     #[tokio::test]
@@ -251,7 +303,7 @@ mod tests {
         };
         let messages = batch(2);
         let (outcome, ()) = tokio::join!(inputs.deliver(&who, &messages), module);
-        assert_eq!(outcome, Outcome::Offline);
+        assert_eq!(outcome, partly(1, Outcome::Offline));
         // The newcomer has its own room.
         let mut letters = arrive(&clients, 2);
         let module = async { next(&mut letters).await.1(Handed::Acknowledged) };

@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::entries::{Event, Shared};
+use self::limits::PATCH_BYTES_MAX;
 use self::machine::{Ask, Get, Patch};
 use crate::clock::SharedClock;
 use crate::front::mailbox::{Client, TooMany};
@@ -165,7 +166,11 @@ impl Twins {
         let at = self.shared.clock.monotonic();
         let ask = match request {
             TwinRequest::Get { rid } => Ask::Get(Get { serial, rid, at }),
-            TwinRequest::Patch { tag, rid, version, body } => {
+            TwinRequest::Patch { tag, rid, version, mut body } => {
+                // Sixteen may wait of each client: what is too large in any case is not kept in memory for that.
+                if body.len() > PATCH_BYTES_MAX {
+                    body = Bytes::copy_from_slice(&body[..=PATCH_BYTES_MAX]);
+                }
                 Ask::Patch(Patch { serial, at, tag, rid, version, body })
             }
         };
@@ -188,7 +193,8 @@ impl Twins {
         self.shared.post(who, Event::Desired(patch));
     }
 
-    /// `who` is gone from the hub's registry for good: what is kept of it, pending patches included, goes.
+    /// `who` is not in the scope any more: what is kept of it goes. Not while a patch is pending, which was answered as kept: it
+    /// may come back (another parent for an hour), and if it was made anew meanwhile, the old life's twin goes then.
     pub fn forget(&self, who: &Identity) {
         self.shared.post(who, Event::Forget);
     }

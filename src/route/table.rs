@@ -346,5 +346,9 @@ fn endpoint(sink: &Sink) -> Result<Endpoint, CompileError> {
     if input.trim().is_empty() {
         return Err(refuse("the input has no name".into()));
     }
+    // Each message would end among the dead letters [MQTT-3.3.2-2, MQTT-1.5.3-2].
+    if let Some(bad) = input.chars().find(|c| matches!(c, '+' | '#') || c.is_control()) {
+        return Err(refuse(format!("input `{}`: no topic holds {bad:?}", input.escape_debug())));
+    }
     Ok(Endpoint::ModuleInput { module, input: input.into() })
 }

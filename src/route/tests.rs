@@ -320,6 +320,7 @@ fn what_does_not_compile_says_where() {
         ("FROM /messages/* INTO BrokeredEndpoint(\"/modules/m/bar/i\")", "\"/modules/m/bar/i\": `/modules/m/bar/i` does not name an input of a module"),
         ("FROM /messages/* INTO BrokeredEndpoint(\"/foo/m/inputs/i\")", "\"/foo/m/inputs/i\": `/foo/m/inputs/i` does not name an input of a module"),
         ("FROM /messages/* INTO BrokeredEndpoint(\"/modules/m/inputs/\")", "\"/modules/m/inputs/\": the endpoint has 3 parts, not 4"),
+        ("FROM /messages/* INTO BrokeredEndpoint(\"/modules/m/inputs/a+b\")", "\"/modules/m/inputs/a+b\": input `a+b`: no topic holds '+'"),
         ("FROM /messages/* INTO BrokeredEndpoint(\"/modules/ä/inputs/i\")", "\"/modules/ä/inputs/i\": module `ä`: the id contains 'ä'; IoT Hub allows ASCII letters, digits and - : . + % _ # * ? ! ( ) , = @ ; $ '"),
         ("FROM /messages/* INTO BrokeredEndpoint(\"/modules/m/inputs/i\"", ": expected `)`, found the end of the route"),
     ];

@@ -44,6 +44,12 @@ use crate::message::{Message, SystemKey};
 /// no more than 512 requests wait, and attaches that queue up open sessions.
 const SETUPS_MAX: usize = 240;
 
+/// Longest model id that the hub is told: no identifier of a digital twin is longer (DTDL v3); a user name may hold 64 KiB.
+const MODEL_BYTES_MAX: usize = 2048;
+
+/// Receiving links that are closed at the same time, at most: a thousand devices that leave together have three each.
+const CLOSINGS_MAX: usize = 64;
+
 /// An open connection.
 pub(super) struct Live {
     shared: Arc<Shared>,
@@ -53,6 +59,8 @@ pub(super) struct Live {
     down_sessions: Sessions,
     slots: Mutex<HashMap<Identity, Arc<Slot>>>,
     setups: Semaphore,
+    /// Receiving links that are being closed.
+    pub(super) closings: Semaphore,
     sendings: Sendings,
     /// Cancelled when the connection is over, by whoever notices first.
     pub(super) severed: CancellationToken,
@@ -106,6 +114,7 @@ impl Live {
             sessions,
             slots: Mutex::default(),
             setups: Semaphore::new(SETUPS_MAX),
+            closings: Semaphore::new(CLOSINGS_MAX),
             sendings: Sendings::default(),
             severed,
             timed_out: Mutex::default(),
@@ -136,7 +145,10 @@ impl Live {
                 // That the message is sent again is for whoever sends it to count.
                 self.shared.metrics.counted("upstream_retry", reason);
             }
-            Outcome::Rejected { .. } | Outcome::Unauthenticated { .. } => {}
+            Outcome::Rejected { .. }
+            | Outcome::Unauthenticated { .. }
+            // Of this hub a batch is one message.
+            | Outcome::Partly { .. } => {}
         }
         outcome
     }
@@ -410,7 +422,8 @@ impl Live {
         }
         set("com.microsoft:api-version", super::API_VERSION);
         set("com.microsoft:auth-chain", &chain);
-        if let Some(model) = model {
+        // An attach must fit into one frame, or it ends the connection of all.
+        if let Some(model) = model.filter(|model| model.len() <= MODEL_BYTES_MAX) {
             set("com.microsoft:model-id", model);
         }
         fields

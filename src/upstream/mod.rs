@@ -85,6 +85,9 @@ const OUTAGE_SHARE: u32 = 4;
 /// A connection that lasted this long makes the next wait a short one again.
 const STABLE_AFTER: Duration = Duration::from_secs(60);
 
+/// Says whether a device or module is connected to the gateway.
+pub type Presence = Arc<dyn Fn(&Identity) -> bool + Send + Sync>;
+
 /// Settings of the upstream.
 #[derive(Clone)]
 pub struct Config {
@@ -112,6 +115,10 @@ pub struct Config {
     pub operation_timeout: Duration,
     /// A link unused for this long is closed.
     pub idle_link_close: Duration,
+    /// The same for a link of somebody who is not connected here: the cloud side sees that the device is not there.
+    pub absent_link_close: Duration,
+    /// Who is connected here; `None` = everybody counts as such.
+    pub is_present: Option<Presence>,
     /// Silence after which the connection is taken for dead; half of it is what the hub is told (2.4.5).
     pub silence_max: Duration,
     /// Most links open at a time; the longest unused is closed for a new one.
@@ -142,6 +149,8 @@ impl Config {
             token_ttl: Duration::from_secs(3600),
             operation_timeout: Duration::from_secs(20),
             idle_link_close: Duration::from_secs(3600),
+            absent_link_close: Duration::from_secs(60),
+            is_present: None,
             silence_max: Duration::from_secs(60),
             links_max: 2000,
             batch_bytes_max: 262_144,

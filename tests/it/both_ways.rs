@@ -1,7 +1,14 @@
 //! Both ways: twins, direct methods, cloud-to-device messages and messages between modules, through the whole gateway against
 //! the hub double, online and over outages and restarts.
 
+mod book;
+mod cold;
+mod departed;
+mod kill;
+mod memory;
 mod modules;
+mod player;
+mod schedule;
 mod speaker;
 
 use std::time::Duration;
@@ -63,6 +70,11 @@ async fn a_device_has_its_twin_online_and_over_an_outage() {
     let who = Who::device(&world, 0);
     world.hub.put_desired(&who.id, None, &json!({"led": true}));
     let gateway = world.gateway().await;
+    // Before, nothing is known of the twin, and it is answered as during an outage.
+    eventually("the hub is reached", async || {
+        series(&metrics(&gateway).await, "sphere_gateway_upstream_connected", &[]) == 1.0
+    })
+    .await;
     let mut device = who.connect(true).await;
     device.subscribe_as_sphere().await;
     let (status, twin) = device.get_twin("1").await;

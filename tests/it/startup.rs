@@ -186,4 +186,21 @@ fn the_quickstart_loses_nothing_and_says_so_in_json() {
     assert_eq!(number("delivered"), number("sent"));
     assert_eq!((number("lost"), number("reordered")), (0, 0));
     assert!(summary["duplicated"].is_u64());
+    let ways = &summary["both_ways"];
+    assert_eq!(ways["not_done"], serde_json::json!([]), "{last}");
+    for (when, what) in [
+        ("before", "desired_told"),
+        ("before", "methods_answered"),
+        ("outage", "patches_taken"),
+        ("on_return", "patches_arrived"),
+        ("on_return", "desired_told"),
+        ("on_return", "messages_taken"),
+        ("after", "desired_told"),
+        ("after", "methods_answered"),
+    ] {
+        assert_eq!(ways[when][what]["devices"], 4, "{when} {what}: {last}");
+    }
+    assert_eq!(ways["on_return"]["desired_in_one_patch"], 4, "{last}");
+    let lines = ["were told them in one patch", "answered a method call of the cloud"];
+    assert!(lines.iter().all(|line| text.contains(line)), "{text}");
 }

@@ -64,6 +64,29 @@ struct Entry {
     due: Option<Instant>,
 }
 
+impl Entry {
+    /// What a client's coming, going and subscribing makes of what waits: of those only the last counts. So a client that
+    /// does so without end while its task is held up takes no more room.
+    fn make_room(&mut self, event: &Event) {
+        match *event {
+            Event::Subscribed { serial, .. } => {
+                let same =
+                    |e: &Event| matches!(*e, Event::Subscribed { serial: s, .. } if s == serial);
+                if self.inbox.back().is_some_and(same) {
+                    self.inbox.pop_back();
+                }
+            }
+            Event::Arrived { serial, .. } => self.inbox.retain(|waits| match *waits {
+                Event::Arrived { serial: s, .. }
+                | Event::Subscribed { serial: s, .. }
+                | Event::Left { serial: s } => s >= serial,
+                _ => true,
+            }),
+            _ => {}
+        }
+    }
+}
+
 #[derive(Default)]
 struct Entries {
     of: HashMap<Identity, Entry>,
@@ -209,6 +232,7 @@ impl Shared {
             self.metrics.counted("twin_desired", "overflow");
             return;
         }
+        entry.make_room(&event);
         self.put(&mut entries, who, event);
     }
 
@@ -269,11 +293,11 @@ impl Shared {
         entries.unschedule(who);
         let entry = entries.entry(who);
         let State::Parked(memory) = &entry.state else { return };
-        if memory.is_empty() && entry.client.is_none() {
+        if memory.is_empty(now) && entry.client.is_none() {
             entries.of.remove(who);
             return;
         }
-        if let Some(at) = memory.due(now) {
+        if let Some(at) = memory.due(now).or_else(|| memory.forgettable_at(now)) {
             entry.due = Some(at);
             let is_first = entries.due.first().is_none_or(|(first, _)| at < *first);
             entries.due.insert((at, who.clone()));
@@ -327,6 +351,12 @@ impl Shared {
             }
             later => Err(later.map(|(at, _)| at)),
         }
+    }
+
+    /// Events that wait for its task.
+    #[cfg(test)]
+    pub(super) fn waiting(&self, who: &Identity) -> usize {
+        self.lock().of.get(who).map_or(0, |entry| entry.inbox.len())
     }
 
     #[cfg(test)]

@@ -13,6 +13,8 @@ use crate::kept_file;
 
 /// Of the form.
 const VERSION: u32 = 1;
+/// Highest version of a section that is believed: those of the hub are signed, and count single changes.
+const VERSION_MAX: u64 = i64::MAX as u64 / 2;
 
 /// A twin as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -134,7 +136,8 @@ pub(super) fn to_bytes(object: &Object) -> Bytes {
 /// Properties and `$version` of what the hub tells; other names with `$` are the hub's own (`$metadata`).
 pub(super) fn section(value: Value) -> Option<(Object, u64)> {
     let Value::Object(mut object) = value else { return None };
-    let version = object.get("$version")?.as_u64()?;
+    // Counted on from there.
+    let version = object.get("$version")?.as_u64().filter(|version| *version <= VERSION_MAX)?;
     object.retain(|key, _| !key.starts_with('$'));
     Some((object, version))
 }

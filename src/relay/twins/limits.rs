@@ -41,7 +41,7 @@ fn refused(label: &'static str, words: impl Into<String>) -> Refused {
 /// It is no JSON object, or breaks a limit.
 pub(super) fn check_patch(body: &[u8]) -> Result<Object, Refused> {
     if body.len() > PATCH_BYTES_MAX {
-        let words = format!("{} bytes of JSON; {PATCH_BYTES_MAX} are allowed", body.len());
+        let words = format!("more than {PATCH_BYTES_MAX} bytes of JSON");
         return Err(Refused { status: 413, label: "too_large", words });
     }
     let value: Value = serde_json::from_slice(body)

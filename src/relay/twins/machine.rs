@@ -25,6 +25,12 @@ use super::{Config, OfflineGet};
 /// Longest back-off of pushes and of reads that nobody asked for.
 const BACKOFF_MAX: Duration = Duration::from_secs(300);
 
+/// In the long run a document is written once in this time, with all that came meanwhile: each is a file and two fsyncs, and a
+/// client that patches without end must wear out neither the flash nor the others' disk.
+const KEEP_EVERY: Duration = Duration::from_millis(50);
+/// So many are written without a wait.
+const KEEP_BURST: u32 = 64;
+
 /// A request whose client waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Ask {
@@ -101,6 +107,8 @@ pub(super) struct Memory {
     push_failures: u32,
     /// Highest version of reported properties that a client was told since we started.
     floor: u64,
+    /// Until when what was kept so far counts ([`KEEP_EVERY`]).
+    kept_until: Option<Instant>,
 }
 
 impl Memory {
@@ -146,15 +154,28 @@ impl Memory {
         self.push_at = self.last_push.map(|last| last + config.push_every);
     }
 
+    /// The document is to be kept: how long that has to wait.
+    pub(super) fn keep_after(&mut self, now: Instant) -> Duration {
+        let until = self.kept_until.map_or(now, |until| until.max(now)) + KEEP_EVERY;
+        self.kept_until = Some(until);
+        (until - now).saturating_sub(KEEP_EVERY * KEEP_BURST)
+    }
+
     /// When there is something to do while the hub can be reached.
     pub(super) fn due(&self, now: Instant) -> Option<Instant> {
         let push = self.pending.then(|| self.push_at.unwrap_or(now));
         [push, self.read_at].into_iter().flatten().min()
     }
 
-    /// Nothing is lost if this is forgotten.
-    pub(super) fn is_empty(&self) -> bool {
-        self.seat.is_none() && !self.pending && self.read_at.is_none()
+    /// Nothing is lost if this is forgotten, the pace of pushes included: who comes back at once is held to it.
+    pub(super) fn is_empty(&self, now: Instant) -> bool {
+        let is_paced = self.push_at.is_some_and(|at| at > now);
+        self.seat.is_none() && !self.pending && self.read_at.is_none() && !is_paced
+    }
+
+    /// When this can be forgotten, if nothing is to be done before.
+    pub(super) fn forgettable_at(&self, now: Instant) -> Option<Instant> {
+        self.push_at.filter(|at| self.seat.is_none() && *at > now)
     }
 }
 
@@ -231,11 +252,28 @@ impl Machine {
                 self.newer = Pending::default();
                 self.push = None;
                 self.memory.floor = 0;
+                self.not_for_this_life();
                 if let Some(seat) = &mut self.memory.seat {
                     seat.told = None;
                 }
                 self.actions.push(Action::Warn("twin_kept", "other_life", words));
             }
+        }
+    }
+
+    /// What was asked or answered in the other life is neither kept nor believed: its patches are refused, its reads repeated.
+    fn not_for_this_life(&mut self) {
+        self.accepted.clear();
+        let words = Err("the identity was made anew in the hub".to_owned());
+        for answer in std::mem::take(&mut self.after_keep) {
+            match answer {
+                asks::Answer::Twin(get) if self.online => self.readers.push(get),
+                other => self.answer(other, &words),
+            }
+        }
+        if let Some(reading) = self.reading.take() {
+            self.readers.extend(reading.waiters);
+            self.memory.read_at.get_or_insert(reading.begun);
         }
     }
 
@@ -300,7 +338,10 @@ impl Machine {
                 self.memory.push_at = Some(now + wait);
             }
         }
-        for answer in std::mem::take(&mut self.after_keep) {
+        // A twin shows every patch of the draft: who was told one of their versions first would see the others go back.
+        let mut answers = std::mem::take(&mut self.after_keep);
+        answers.sort_by_key(|answer| matches!(answer, asks::Answer::Twin(_)));
+        for answer in answers {
             self.answer(answer, &result);
         }
         self.memory.pending = self.draft.pending.any;
@@ -329,16 +370,19 @@ impl Machine {
         self.held.len() + self.after_keep.len() + self.readers.len() + reading
     }
 
-    /// Nothing is known of it any more; whoever waits for a document has no use for it. Says whether something was pending.
-    pub(super) fn forget(&mut self) -> bool {
-        let was_pending = self.draft.pending.any;
+    /// Whether the hub lacks something.
+    pub(super) fn has_pending(&self) -> bool {
+        self.draft.pending.any || !self.held.is_empty()
+    }
+
+    /// Nothing is known of it any more; whoever waits for a document has no use for it.
+    pub(super) fn forget(&mut self) {
         let memory = Memory { seat: self.memory.seat, ..Memory::default() };
         let forgotten = Self::new(self.config, None, memory, self.online);
         *self = Self { life_known: self.life_known, ..forgotten };
         if let Some(seat) = &mut self.memory.seat {
             seat.told = None;
         }
-        was_pending
     }
 
     /// The draft, to be changed: what is on the disk is remembered.

@@ -39,6 +39,8 @@ struct Task {
     who: Identity,
     machine: Machine,
     permit: Option<OwnedSemaphorePermit>,
+    /// The connection that took no letter in time: it is ended, and nothing more waits for it.
+    stuck: Option<u64>,
     pushing: Option<BoxFuture<'static, Result<Option<u64>, CloudError>>>,
     reading: Option<BoxFuture<'static, Result<Bytes, CloudError>>>,
 }
@@ -49,14 +51,14 @@ pub(super) async fn run(
     who: Identity,
     memory: Memory,
     wake: Arc<Notify>,
-    permit: Option<OwnedSemaphorePermit>,
+    mut permit: Option<OwnedSemaphorePermit>,
 ) {
     let mut connected = shared.cloud.connected();
-    let Some(kept) = load(&shared, &who).await else { return };
+    let Some(kept) = load(&shared, &who, &mut permit).await else { return };
     let online = *connected.borrow_and_update();
     let machine = Machine::new(shared.config, kept, memory, online);
     let (pushing, reading) = (None, None);
-    let mut task = Task { shared, who, machine, permit, pushing, reading };
+    let mut task = Task { shared, who, machine, permit, stuck: None, pushing, reading };
     task.machine.life((task.shared.generation)(&task.who));
     while !task.step().await {
         if task.wait(&wake, &mut connected).await.is_none() {
@@ -65,8 +67,12 @@ pub(super) async fn run(
     }
 }
 
-/// The kept twin; waits for the disk as long as it takes. `None`: the stop came first.
-async fn load(shared: &Arc<Shared>, who: &Identity) -> Option<Option<Kept>> {
+/// The kept twin; waits for the disk as long as it takes, but not with a permit. `None`: the stop came first.
+async fn load(
+    shared: &Arc<Shared>,
+    who: &Identity,
+    permit: &mut Option<OwnedSemaphorePermit>,
+) -> Option<Option<Kept>> {
     loop {
         let (cabinet, name) = (Arc::clone(&shared.cabinet), who.name().clone());
         let read = on_disk(shared, move || {
@@ -87,6 +93,7 @@ async fn load(shared: &Arc<Shared>, who: &Identity) -> Option<Option<Kept>> {
             Err(error) => {
                 shared.metrics.counted("twin_kept", "unreadable");
                 tracing::error!(%who, error, "the kept twin cannot be read; tried again");
+                *permit = None;
             }
         }
         tokio::select! {
@@ -129,6 +136,8 @@ impl Task {
             for action in self.machine.poll(now) {
                 self.act(action).await;
             }
+            // What it was for has it now; a task that goes on for its client's sake needs none.
+            self.permit = None;
             self.shared.set_asks(&self.who, self.machine.asks());
             if !self.machine.is_idle() {
                 return false;
@@ -192,9 +201,10 @@ impl Task {
     }
 
     async fn forget(&mut self) {
-        if self.machine.forget() {
-            self.shared.metrics.counted("twin_kept", "forgotten_pending");
+        if self.machine.has_pending() {
+            return self.shared.metrics.counted("twin_kept", "departed_pending");
         }
+        self.machine.forget();
         (self.pushing, self.reading) = (None, None);
         let (cabinet, name) = (Arc::clone(&self.shared.cabinet), self.who.name().clone());
         let removed =
@@ -216,6 +226,8 @@ impl Task {
             }
         }
         if result.is_ok() {
+            let now = self.shared.clock.monotonic();
+            sleep(self.machine.memory().keep_after(now)).await;
             let (cabinet, name) = (Arc::clone(&self.shared.cabinet), self.who.name().clone());
             result = on_disk(&self.shared, move || {
                 cabinet.put(&name, &bytes).map_err(|e| e.to_string())
@@ -263,10 +275,21 @@ impl Task {
 
     async fn send(&mut self, serial: u64, letter: Letter) {
         let Some(mailbox) = self.shared.mailbox(&self.who, serial) else { return };
-        let sent = timeout(LETTER_WITHIN, mailbox.send(letter)).await;
-        if sent.is_err() {
-            self.shared.metrics.counted("twin_letter", "not_taken");
+        if self.stuck == Some(serial) {
+            return self.shared.metrics.counted("twin_letter", "not_taken");
         }
+        if timeout(LETTER_WITHIN, mailbox.send(letter)).await.is_ok() {
+            return;
+        }
+        self.shared.metrics.counted("twin_letter", "not_taken");
+        // It would never learn what was in the letter: it is to connect and ask again.
+        self.stuck = Some(serial);
+        let stop = self.shared.stop.clone();
+        self.shared.tasks.spawn(async move {
+            let detail = "what it asked of its twin could not be sent".to_owned();
+            let letter = Letter::Close { label: NOT_TAKEN, detail };
+            let _ = stop.run_until_cancelled(mailbox.send(letter)).await;
+        });
     }
 
     /// A client that acknowledges nothing any more, and so cannot be told, is to connect and ask again.
@@ -288,28 +311,37 @@ impl Task {
         });
     }
 
+    /// Within its time, the wait for a permit included: a client may wait behind it.
     fn read(&mut self, asked: bool) {
         let (shared, who) = (Arc::clone(&self.shared), self.who.clone());
-        let needs_permit = !asked && self.permit.is_none();
+        let permit = if asked { None } else { self.permit.take() };
         self.reading = Some(Box::pin(async move {
-            let permit = if needs_permit { shared.quiet.acquire().await.ok() } else { None };
-            let begun = shared.clock.monotonic();
-            let answer = timeout(shared.config.read_within, shared.cloud.twin(&who)).await;
-            drop(permit);
-            let result = answer.unwrap_or_else(|_| Err(CloudError::Lost("no answer".into())));
-            if result.is_ok() {
-                let took = shared.clock.monotonic().saturating_duration_since(begun);
-                shared.metrics.twin_got(&who, true, took);
-            }
-            result
+            let reading = async {
+                let _permit = match permit {
+                    None if !asked => Arc::clone(&shared.quiet).acquire_owned().await.ok(),
+                    given => given,
+                };
+                let begun = shared.clock.monotonic();
+                let answer = shared.cloud.twin(&who).await;
+                if answer.is_ok() {
+                    let took = shared.clock.monotonic().saturating_duration_since(begun);
+                    shared.metrics.twin_got(&who, true, took);
+                }
+                answer
+            };
+            let answer = timeout(shared.config.read_within, reading).await;
+            answer.unwrap_or_else(|_| Err(CloudError::Lost("no answer".into())))
         }));
     }
 
     fn push(&mut self, patch: Bytes) {
         let (shared, who) = (Arc::clone(&self.shared), self.who.clone());
-        let needs_permit = self.permit.is_none();
+        let permit = self.permit.take();
         self.pushing = Some(Box::pin(async move {
-            let permit = if needs_permit { shared.quiet.acquire().await.ok() } else { None };
+            let permit = match permit {
+                None => Arc::clone(&shared.quiet).acquire_owned().await.ok(),
+                given => given,
+            };
             let begun = shared.clock.monotonic();
             let answer = timeout(PUSH_WITHIN, shared.cloud.report(&who, patch)).await;
             drop(permit);

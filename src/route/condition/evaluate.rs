@@ -32,7 +32,7 @@ impl Expr {
                 .map_or(Value::Undefined, |number| Value::from(-number)),
             // Null is a static type here: no message changes it.
             Node::And(_) | Node::Or(_) if self.kind == Type::Null => Value::Null,
-            Node::Not(_) | Node::And(_) | Node::Or(_) | Node::TwinChange { .. } => {
+            Node::Not(_) | Node::And(_) | Node::Or(_) | Node::TwinChange(_) => {
                 self.truth(facts).into()
             }
             Node::Binary(operator, left, right) => binary(*operator, left, right, facts),
@@ -52,10 +52,7 @@ impl Expr {
             Node::Or(operands) if self.kind == Type::Bool => {
                 kleene(operands.iter().filter(|o| o.kind != Type::Null), Tri::True, facts)
             }
-            Node::TwinChange { slot, .. } => match facts.body.get(*slot) {
-                Ok(found) => Tri::from(*found != Found::Missing),
-                Err(_) => Tri::Undefined,
-            },
+            Node::TwinChange(change) => change.is_told(facts).map_or(Tri::Undefined, Tri::from),
             _ => self.value(facts).truth(),
         }
     }

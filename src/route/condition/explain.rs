@@ -52,10 +52,10 @@ impl Expr {
                 hidden_note(facts, hides.as_deref(), "the body value")
                     .or_else(|| body_note(facts.body.get(*slot).map_err(ToString::to_string), path))
             }
-            Node::TwinChange { slot, path } => match facts.body.get(*slot) {
+            Node::TwinChange(change) => match change.is_told(facts) {
                 Err(reason) => Some(reason.to_string()),
-                Ok(Found::Missing) => Some(format!("the notification has nothing at `{path}`")),
-                Ok(_) => None,
+                Ok(false) => Some(format!("the notification has nothing at `{}`", change.path)),
+                Ok(true) => None,
             },
             Node::Not(operand) if operand.kind == Type::Null => Some("NOT null is true".to_owned()),
             Node::Not(operand) => no_truth(operand, facts, "NOT"),

@@ -13,7 +13,7 @@ mod tests;
 mod types;
 mod warnings;
 
-use super::body::{Body, BodyPaths, Slot};
+use super::body::{Body, BodyPaths, Found, Slot, Unreadable};
 use super::error::{CompileError, Span};
 use super::functions::Function;
 use super::subject::{Subject, SystemName};
@@ -56,17 +56,31 @@ enum Node {
         slot: Slot,
         path: Box<str>,
     },
-    /// Whether the body has anything at a path.
-    TwinChange {
-        slot: Slot,
-        path: Box<str>,
-    },
+    /// Whether a notification tells of anything at a path.
+    TwinChange(Box<TwinChange>),
     Not(Box<Expr>),
     Negate(Box<Expr>),
     And(Vec<Expr>),
     Or(Vec<Expr>),
     Binary(Operator, Box<Expr>, Box<Expr>),
     Call(&'static Function, Vec<Expr>),
+}
+
+/// A path of a twin, and where a notification may have it.
+#[derive(Debug, Clone)]
+struct TwinChange {
+    /// The path as written: in a body that shows the twin from its root.
+    whole: Slot,
+    /// What is behind `properties.reported.`: in a body that is the patch as it was reported, as our own are.
+    in_patch: Option<Slot>,
+    path: Box<str>,
+}
+
+impl TwinChange {
+    fn is_told<'f>(&self, facts: &'f Facts<'_>) -> Result<bool, &'f Unreadable> {
+        let there = |slot: Slot| Ok(*facts.body.get(slot)? != Found::Missing);
+        Ok(there(self.whole)? || self.in_patch.map_or(Ok(false), there)?)
+    }
 }
 
 /// What a condition is compiled for.
@@ -140,7 +154,7 @@ impl Expr {
             | Node::System { .. }
             | Node::Nothing { .. }
             | Node::Body { .. }
-            | Node::TwinChange { .. } => Vec::new(),
+            | Node::TwinChange(_) => Vec::new(),
             Node::Not(part) | Node::Negate(part) => vec![part],
             Node::And(parts) | Node::Or(parts) | Node::Call(_, parts) => parts.iter().collect(),
             Node::Binary(_, left, right) => vec![left, right],

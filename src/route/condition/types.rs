@@ -9,13 +9,15 @@ use super::super::functions::{self, Function, Run, Takes};
 use super::super::subject::SystemName;
 use super::super::syntax::{self, Ast, Operator};
 use super::super::value::{Type, Value};
-use super::{Context, Expr, Node, hints};
+use super::{Context, Expr, Node, TwinChange, hints};
 
 /// What a body query begins with, in any case.
 const BODY: &str = "body.";
 
+const REPORTED: &str = "properties.reported.";
+
 /// What `twin_change_includes` can ask for, in any case.
-const TWIN_ROOTS: [&str; 3] = ["properties.reported.", "properties.desired.", "tags."];
+const TWIN_ROOTS: [&str; 3] = [REPORTED, "properties.desired.", "tags."];
 
 pub(super) struct Compiler<'c, 'p> {
     context: &'c Context<'c>,
@@ -226,8 +228,13 @@ impl<'c, 'p> Compiler<'c, 'p> {
                 "begin it with properties.reported. or properties.desired. or tags.",
             ));
         }
-        let slot = self.slot(path, arg.span.start).map_err(|e| within(e, &arg.span))?;
-        Ok((Type::Bool, Node::TwinChange { slot, path: path.as_str().into() }))
+        let whole = self.slot(path, arg.span.start).map_err(|e| within(e, &arg.span))?;
+        let in_patch = after(path, REPORTED)
+            .map(|path| self.slot(path, arg.span.start))
+            .transpose()
+            .map_err(|e| within(e, &arg.span))?;
+        let change = TwinChange { whole, in_patch, path: path.as_str().into() };
+        Ok((Type::Bool, Node::TwinChange(Box::new(change))))
     }
 }
 

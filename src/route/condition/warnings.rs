@@ -207,7 +207,7 @@ fn constant_value_is_undefined(expr: &Expr) -> bool {
 fn depends_on_nothing(expr: &Expr) -> bool {
     let asks = matches!(
         expr.node,
-        Node::Property(_) | Node::System { .. } | Node::Body { .. } | Node::TwinChange { .. }
+        Node::Property(_) | Node::System { .. } | Node::Body { .. } | Node::TwinChange(_)
     );
     !asks && expr.parts().into_iter().all(depends_on_nothing)
 }

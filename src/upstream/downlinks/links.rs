@@ -119,8 +119,12 @@ impl Drop for Link {
         let Ok(runtime) = Handle::try_current() else { return };
         let tracker = held.live.tracker().clone();
         let closing = async move {
+            // What waits for its turn is small; what closes is a future of some kilobytes. Turns are never closed.
+            let turn = held.live.closings.acquire().await;
             // What the hub says to it changes nothing.
-            let _ = held.live.severed.run_until_cancelled(receiver.close()).await;
+            let closing = Box::pin(receiver.close());
+            let _ = held.live.severed.run_until_cancelled(closing).await;
+            drop(turn);
             drop(held);
         };
         tracker.spawn_on(closing, &runtime);
@@ -252,7 +256,7 @@ pub(super) fn of_verdict(verdict: Verdict) -> CloudError {
         Outcome::Retry { after, reason } => CloudError::Busy { after, detail: reason.to_owned() },
         Outcome::Offline => CloudError::Offline,
         Outcome::Rejected { reason, detail } => CloudError::Lost(format!("{reason}: {detail}")),
-        Outcome::Delivered => CloudError::Lost("ended".to_owned()),
+        Outcome::Delivered | Outcome::Partly { .. } => CloudError::Lost("ended".to_owned()),
     }
 }
 

@@ -32,6 +32,8 @@ use crate::upstream::pairs::{self, Answer, Heard, Operation};
 
 /// How long links that are not wanted any more stay for what is under way on them.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
+/// Longest stay of twin links of an identity that wants no links.
+const LINGER_UNWANTED: Duration = Duration::from_secs(5);
 
 /// What the task wakes for.
 enum Event {
@@ -143,8 +145,12 @@ impl Served {
                 Event::Link(kind, FromLink::Received(Ok(delivery))) => {
                     self.received(kind, *delivery, now).await;
                 }
-                Event::Link(kind, FromLink::Received(Err(RecvError::MessageDecode(_)))) => {
+                Event::Link(kind, FromLink::Received(Err(RecvError::MessageDecode(error)))) => {
                     self.unread(kind).await;
+                    if kind == Kind::CloudToDevice {
+                        // It would come again for as long as it lives, and be understood no better.
+                        self.settle(error.info, Settlement::Reject, now).await;
+                    }
                 }
                 Event::Link(kind, FromLink::Received(Err(error))) => {
                     self.fail(kind, of_verdict(outcome::of_recv_error(&error)), now);
@@ -213,12 +219,19 @@ impl Served {
             Kind::Twin => {
                 // Who wants no changes any more, but did, gets new links: these bring changes.
                 let lingers = self.subscribed == Subscribed::No
-                    && self.asked_at.is_some_and(|at| now < at + self.inner.config.linger)
+                    && self.asked_at.is_some_and(|at| now < at + self.linger())
                     && self.standing[Kind::Twin as usize].is_open();
                 let asks = self.subscribed == Subscribed::No && self.has_asks();
                 self.wanted.desired || !self.under_way.is_empty() || asks || lingers
             }
         }
+    }
+
+    /// How long twin links stay after what was asked last. Whoever wants no link at all is mostly not even connected (its
+    /// reported properties are pushed after an outage), and there may be thousands of such.
+    fn linger(&self) -> Duration {
+        let linger = self.inner.config.linger;
+        if self.wanted == Wanted::default() { linger.min(LINGER_UNWANTED) } else { linger }
     }
 
     /// Closes what is open and not wanted, once nothing is under way on it.
@@ -292,6 +305,11 @@ impl Served {
         tracing::debug!(who = %self.who, kind = kind.word(), %error, was_open, "no links");
         self.is_refused |= matches!(error, CloudError::Unauthenticated(_));
         self.forget(kind, &error.to_string());
+        let error = match error {
+            // It was said of the links, or of the wish to hear of changes: what is asked meanwhile was never judged.
+            CloudError::Refused { .. } => lost(&error),
+            error => error,
+        };
         if kind == Kind::Twin && !was_open {
             self.entry.refuse_all(&error);
         }
@@ -394,7 +412,7 @@ impl Served {
         let operations = self.under_way.iter().map(|operation| operation.due);
         let twin = &self.standing[Kind::Twin as usize];
         let lingers = self.asked_at.filter(|_| twin.is_open() && self.subscribed == Subscribed::No);
-        let lingers = lingers.map(|at| at + self.inner.config.linger).filter(|at| *at > now);
+        let lingers = lingers.map(|at| at + self.linger()).filter(|at| *at > now);
         let late = matches!(twin.state, State::Opening(_)) && self.has_asks();
         let late = late.then(|| twin.since + self.inner.limit());
         waits.chain(drains).chain(operations).chain(lingers).chain(late).min()

@@ -117,6 +117,10 @@ pub(super) fn of_answer(answer: &Answer) -> CloudError {
         408 | 500.. => CloudError::Busy { after: None, detail },
         // Of the identity, not of what was asked.
         401 | 403 | 404 => CloudError::Unauthenticated(detail),
-        status => CloudError::Refused { status: u16::try_from(status).unwrap_or(0), detail },
+        status @ 400..=499 => {
+            CloudError::Refused { status: u16::try_from(status).unwrap_or(400), detail }
+        }
+        // Nothing that an answer can have: it says nothing of what was asked.
+        status => CloudError::Lost(format!("status {status}: {detail}")),
     }
 }

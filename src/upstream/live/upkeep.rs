@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 
-use super::{LinkState, Live, PutError};
+use super::{LinkState, Live, PutError, Slot};
 use crate::identity::Identity;
 use crate::upstream::cbs::CbsError;
 
@@ -92,6 +92,7 @@ impl Live {
         // A fortieth of a token's life is small against the fifth that is left when a renewal falls due.
         let pace = (self.config().token_ttl / 40)
             .min(self.config().idle_link_close)
+            .min(self.config().absent_link_close)
             .min(self.config().silence_max / 4)
             .clamp(Duration::from_millis(50), Duration::from_secs(10));
         // The AMQP library sends its heartbeats at the very end of the hub's idle time-out, too late for a hub that keeps
@@ -171,16 +172,22 @@ impl Live {
     }
 
     fn close_idle(&self, now: Instant) {
+        let config = self.config();
+        let soonest = config.idle_link_close.min(config.absent_link_close);
+        let idle_for = |slot: &Slot| now.saturating_duration_since(slot.times().used_at);
         let idle: Vec<_> = self
             .slots()
             .iter()
-            .filter(|(_, slot)| {
-                now.saturating_duration_since(slot.times().used_at) >= self.config().idle_link_close
-            })
-            .map(|(id, _)| id.clone())
+            .map(|(id, slot)| (id.clone(), idle_for(slot)))
+            .filter(|(_, idle)| *idle >= soonest)
             .collect();
-        for id in idle {
-            self.close(&id);
+        // Asked without our lock held: who is there is behind another one.
+        let is_present =
+            |id: &Identity| config.is_present.as_ref().is_none_or(|is_present| is_present(id));
+        for (id, idle) in idle {
+            if idle >= config.idle_link_close || !is_present(&id) {
+                self.close(&id);
+            }
         }
     }
 

@@ -169,6 +169,39 @@ async fn idle_links_are_closed_and_opened_again_on_need() {
 }
 
 #[tokio::test]
+async fn a_link_of_who_has_left_is_closed_soon() {
+    let d2 = device("d2");
+    let present = d2.clone();
+    let lab = Lab::with(
+        |_| {},
+        |c| {
+            c.absent_link_close = Duration::from_millis(200);
+            c.is_present = Some(Arc::new(move |who| *who == present));
+        },
+    )
+    .await;
+    let d1 = device("d1");
+    for sender in [&d1, &d2] {
+        let delivered = lab.deliver(sender, &messages(sender, 0..1)).await;
+        assert_eq!(delivered, Outcome::Delivered);
+    }
+    timeout(LONG, async {
+        while lab.upstream.links_open() > 1 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .expect("closed, for its device has left");
+    // The one that is open is of the device that is there; the other is opened again for what waits.
+    for sender in [&d1, &d2] {
+        let delivered = lab.deliver(sender, &messages(sender, 1..2)).await;
+        assert_eq!(delivered, Outcome::Delivered);
+    }
+    assert_eq!(lab.hub.counts().links_attached, 3);
+    lab.end().await;
+}
+
+#[tokio::test]
 async fn no_more_links_are_open_than_allowed() {
     let ids: Vec<_> = (0..12).map(|n| format!("many-{n}")).collect();
     let specs = ids.iter().map(|id| DeviceSpec::certificate(id).child_of("edge1")).collect();

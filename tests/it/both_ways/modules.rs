@@ -72,23 +72,32 @@ async fn messages_wait_for_their_module_and_come_in_order_with_their_sender() {
         assert!(!got.topic.contains("%24.on"), "{}", got.topic);
         next += 1;
     }
-    // What waits together is sent together, before the first is acknowledged; and what was not acknowledged is sent again to the
-    // next connection.
+    // What waits behind the first is sent together, nothing of it acknowledged; and what was not acknowledged is sent again to
+    // the next connection.
     module.vanish();
+    eventually("the module is seen to be gone", async || {
+        series(&metrics(&gateway).await, "edgehub_connected_clients", &[]) == 0.0
+    })
+    .await;
     let mut sender = from.connect(true).await;
     for n in 20..30 {
         sender.publish(&topic(n), format!("{n}")).await;
     }
     let mut module = to.connect(true).await;
     module.subscribe(&[&filter]).await;
-    for n in 20..30 {
+    for n in 20..25 {
         let got = module.publish_of(&format!("devices/{EDGE}/modules/to/inputs/in/")).await;
         assert_eq!(got.payload, n.to_string());
+        if n == 20 {
+            module.acknowledge(&got).await;
+        }
     }
+    // Answered behind the PUBACK.
+    module.subscribe(&[&filter]).await;
     module.vanish();
     let mut module = to.connect(true).await;
     module.subscribe(&[&filter]).await;
-    for n in 20..30 {
+    for n in 21..30 {
         let (_, body) = at_input(&mut module, "in").await;
         assert_eq!(body, n.to_string().into_bytes());
     }
@@ -99,6 +108,35 @@ async fn messages_wait_for_their_module_and_come_in_order_with_their_sender() {
             && series(&text, "edgehub_messages_sent_total", &[&to, "to_route_input=\"in\""]) >= 30.0
     })
     .await;
+    end(world, gateway).await;
+}
+
+/// It never lasts for all that was handed over to it at once, and has what it acknowledged once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_module_that_restarts_after_every_few_messages_gets_on() {
+    let world = routed(&json!({
+        "out": "FROM /messages/modules/probe/* INTO BrokeredEndpoint(\"/modules/to/inputs/in\")",
+    }))
+    .await;
+    let (from, to) = (Who::module(&world, "probe"), Who::module(&world, "to"));
+    let gateway = world.gateway().await;
+    let mut sender = from.connect(true).await;
+    for n in 0..20 {
+        let topic = format!("devices/{EDGE}/modules/probe/messages/events/");
+        sender.publish(&topic, format!("{n}")).await;
+    }
+    let filter = format!("devices/{EDGE}/modules/to/inputs/#");
+    for first in (0..20).step_by(4) {
+        let mut module = to.connect(true).await;
+        module.subscribe(&[&filter]).await;
+        for n in first..first + 4 {
+            let (_, body) = at_input(&mut module, "in").await;
+            assert_eq!(body, n.to_string().into_bytes(), "in order, each once");
+        }
+        // Answered behind the PUBACKs.
+        module.subscribe(&[&filter]).await;
+        module.vanish();
+    }
     end(world, gateway).await;
 }
 

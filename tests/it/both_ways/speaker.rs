@@ -23,7 +23,7 @@ use crate::support::{PATIENCE, World};
 /// Who a client is.
 #[derive(Clone)]
 pub(crate) struct Who {
-    config: DeviceConfig,
+    pub(super) config: DeviceConfig,
     pub(crate) id: String,
     key: Option<String>,
 }
@@ -51,7 +51,7 @@ impl Who {
         Self { id: format!("{EDGE}/{name}"), config, key: Some(key) }
     }
 
-    fn password(&self) -> String {
+    pub(super) fn password(&self) -> String {
         let Some(key) = &self.key else { return String::new() };
         let now = clock::SystemClock.wall().as_secs() as i64;
         let resource = format!("localhost/devices/{}", self.id.replace('/', "/modules/"));

@@ -146,9 +146,8 @@ impl Machine {
         let version = self.draft.reported_version.max(self.memory.floor);
         self.memory.floor = version;
         self.draft.reported_version = version;
-        if let Some(seat) = self.memory.seat.as_mut().filter(|seat| seat.serial == serial)
-            && self.draft.known
-        {
+        // Also of an empty twin that stands for one that nobody knows: once the hub tells it, all of it is news.
+        if let Some(seat) = self.memory.seat.as_mut().filter(|seat| seat.serial == serial) {
             seat.told = Some(self.draft.desired_version);
         }
         let body = self.draft.body();

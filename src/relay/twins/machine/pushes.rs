@@ -9,6 +9,10 @@ use super::super::merge::{Object, Pending};
 use super::{Action, BACKOFF_MAX, Machine, backoff};
 use crate::upstream::downlinks::CloudError;
 
+/// Refusals of one push until its parts are no longer taken apart: one bad property among thousands is found by less, and a hub
+/// that refuses everything is not asked about each.
+const REFUSALS_MAX: u32 = 64;
+
 /// The push under way.
 #[derive(Debug)]
 pub(super) struct Push {
@@ -16,6 +20,7 @@ pub(super) struct Push {
     taken: Pending,
     /// Something of it was refused.
     is_short: bool,
+    refusals: u32,
     /// What is left of it; the first is under way.
     parts: VecDeque<Object>,
 }
@@ -31,7 +36,7 @@ impl Machine {
         self.memory.last_push = Some(now);
         self.memory.push_at = Some(now + self.config.push_every);
         self.newer = Pending::default();
-        self.push = Some(Push { taken: Pending::default(), is_short: false, parts });
+        self.push = Some(Push { taken: Pending::default(), is_short: false, refusals: 0, parts });
         self.push_next();
     }
 
@@ -61,7 +66,8 @@ impl Machine {
                 if is_last { self.taken(now) } else { self.push_next() }
             }
             Err(CloudError::Refused { status, detail })
-                if !matches!(status, 401 | 403 | 404 | 408 | 429 | 500..) =>
+                // Anything but a plain no may be taken later.
+                if matches!(status, 400..=499) && !matches!(status, 401 | 403 | 404 | 408 | 429) =>
             {
                 self.refused(part, status, &detail, now);
             }
@@ -88,7 +94,8 @@ impl Machine {
     /// the hub takes is found by halves, and only what it does not take by itself is lost.
     fn refused(&mut self, part: Object, status: u16, detail: &str, now: Instant) {
         let Some(push) = &mut self.push else { return };
-        if part.len() > 1 {
+        push.refusals += 1;
+        if part.len() > 1 && push.refusals < REFUSALS_MAX {
             let half = part.len() / 2;
             let (mut first, mut second) = (Object::new(), Object::new());
             for (n, (key, value)) in part.into_iter().enumerate() {
@@ -100,8 +107,9 @@ impl Machine {
             return self.push_next();
         }
         let key = part.keys().next().map_or("(none)", String::as_str);
+        let others = part.len().saturating_sub(1);
         let words = format!(
-            "the hub refuses the reported property {key:?} with status {status}: {detail}; it is dropped"
+            "the hub refuses the reported property {key:?} (and {others} others) with status {status}: {detail}; dropped"
         );
         let is_last = push.parts.is_empty();
         push.is_short = true;

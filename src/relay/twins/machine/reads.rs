@@ -5,7 +5,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::super::kept::Told;
-use super::super::merge::Pending;
+use super::super::merge::{Object, Pending};
 use super::asks::Answer;
 use super::{Action, Get, Machine};
 use crate::upstream::downlinks::CloudError;
@@ -13,6 +13,7 @@ use crate::upstream::downlinks::CloudError;
 /// The read under way.
 #[derive(Debug)]
 pub(super) struct Reading {
+    pub(super) begun: Instant,
     /// Clients that see its result.
     pub(super) waiters: Vec<Get>,
     /// Version of desired properties that we had when it was begun.
@@ -32,13 +33,16 @@ impl Machine {
         self.memory.last_read = Some(now);
         let waiters = std::mem::take(&mut self.readers);
         let desired_before = self.draft.desired_version;
-        self.reading = Some(Reading { waiters, desired_before, since: Pending::default() });
+        self.reading =
+            Some(Reading { begun: now, waiters, desired_before, since: Pending::default() });
         self.actions.push(Action::Read { asked });
     }
 
     /// The hub's answer.
     pub(in super::super) fn read(&mut self, result: Result<Bytes, CloudError>, now: Instant) {
-        let Some(Reading { waiters, desired_before, since }) = self.reading.take() else { return };
+        let Some(Reading { waiters, desired_before, since, .. }) = self.reading.take() else {
+            return;
+        };
         let failed = match result.map(|bytes| Told::read(&bytes)) {
             Ok(Some(told)) => {
                 self.take(told, desired_before, &since);
@@ -84,6 +88,7 @@ impl Machine {
         }
         let mut reported = told.reported;
         since.apply_to(&mut reported);
+        let without_us = reported.clone();
         self.draft.pending.apply_to(&mut reported);
         let version = told.reported_version.max(self.draft.reported_version);
         self.desired_whole(told.desired, told.desired_version);
@@ -95,5 +100,20 @@ impl Machine {
             draft.reported = reported;
             draft.reported_version = version;
         }
+        self.in_force(without_us);
+    }
+
+    /// What the hub tells of a twin that the disk knows nothing of counts whether or not it can be kept: a client that the hub
+    /// has answered must not be told that there is nothing.
+    fn in_force(&mut self, mut reported: Object) {
+        let Some((saved, _)) = self.saved.as_mut().filter(|(saved, _)| !saved.known) else {
+            return;
+        };
+        saved.pending.apply_to(&mut reported);
+        saved.known = true;
+        saved.reported = reported;
+        saved.reported_version = self.draft.reported_version.max(saved.reported_version);
+        saved.desired.clone_from(&self.draft.desired);
+        saved.desired_version = self.draft.desired_version;
     }
 }

@@ -191,6 +191,43 @@ fn a_twin_that_nobody_knows_is_empty_or_unavailable() {
 }
 
 #[test]
+fn who_was_given_an_empty_twin_is_told_all_of_it_once_it_is_known() {
+    for patch_first in [false, true] {
+        let mut w = world(false, None);
+        w.get("1");
+        w.seen();
+        w.machine.online(true);
+        if patch_first {
+            w.desired(json!({"b": 2, "$version": 6}));
+        } else {
+            w.listening();
+        }
+        w.check(&["read"]);
+        let desired = json!({"a": 1, "b": 2, "$version": 6});
+        w.read(json!({"desired": desired, "reported": {"$version": 1}}));
+        w.check(&[r#"tell v6 {"$version":6,"a":1,"b":2}"#]);
+    }
+}
+
+#[test]
+fn a_twin_is_told_after_the_patches_that_it_shows() {
+    let mut w = world(true, None);
+    w.get("1");
+    w.check(&["read asked"]);
+    w.patch(json!({"b": 1}));
+    w.patch(json!({"c": 1}));
+    w.read(json!({"desired": {"$version": 1}, "reported": {"$version": 1}}));
+    w.check(&[
+        "204 p v2",
+        "ack 1",
+        "204 p v3",
+        "ack 1",
+        r#"200 1 {"desired":{"$version":1},"reported":{"$version":3,"b":1,"c":1}}"#,
+        r#"push {"b":1,"c":1}"#,
+    ]);
+}
+
+#[test]
 fn a_patch_is_answered_when_it_is_durable_and_pushed_merged() {
     let mut w = world(true, Some(known()));
     w.patch(json!({"b": 1, "r": null}));
@@ -483,4 +520,140 @@ fn another_life_begins_with_nothing() {
     w.check(&["twin_kept other_life"]);
     w.get("1");
     w.check(&["twin_get empty", r#"200 1 {"desired":{"$version":0},"reported":{"$version":0}}"#]);
+}
+
+/// Found in review: it was told 200 with nothing in it although the hub had just answered.
+#[test]
+fn what_the_hub_tells_is_told_though_nothing_can_be_kept() {
+    let twin = || json!({"desired": {"a": 1, "$version": 5}, "reported": {"r": 1, "$version": 3}});
+    let mut w = world(true, None);
+    w.disk_fails = true;
+    w.get("1");
+    w.patch(json!({"b": 1}));
+    w.check(&["read asked"]);
+    w.read(twin());
+    w.check(&[
+        "twin_patch not_kept",
+        "500 p",
+        "close",
+        r#"200 1 {"desired":{"$version":5,"a":1},"reported":{"$version":3,"r":1}}"#,
+    ]);
+    w.desired(json!({"a": 2, "$version": 6}));
+    w.check(&[r#"tell v6 {"$version":6,"a":2}"#]);
+    w.disk_fails = false;
+    w.get("2");
+    w.read(json!({"desired": {"a": 2, "$version": 6}, "reported": {"r": 1, "$version": 3}}));
+    w.check(&[
+        "read asked",
+        r#"200 2 {"desired":{"$version":6,"a":2},"reported":{"$version":3,"r":1}}"#,
+    ]);
+    w.park();
+    assert!(w.machine.draft.known);
+    assert_eq!(w.machine.draft.desired_version, 6);
+}
+
+/// Found in review: a client that was given an empty twin during an outage never heard of its desired properties after it.
+#[test]
+fn who_was_told_an_empty_twin_is_told_the_real_one_as_a_patch() {
+    let mut w = world(false, None);
+    w.get("1");
+    w.check(&["twin_get empty", r#"200 1 {"desired":{"$version":0},"reported":{"$version":0}}"#]);
+    w.park();
+    w.machine.online(true);
+    w.listening();
+    w.check(&["read"]);
+    w.read(json!({"desired": {"a": 1, "$version": 5}, "reported": {"$version": 3}}));
+    w.check(&[r#"tell v5 {"$version":5,"a":1}"#]);
+}
+
+#[test]
+fn a_hub_that_refuses_everything_is_not_asked_about_each() {
+    let mut w = world(false, Some(known()));
+    for part in 0..4 {
+        let all: serde_json::Map<_, _> =
+            (0..500).map(|n| (format!("k{part}x{n}"), 1.into())).collect();
+        w.patch(Value::Object(all));
+    }
+    w.machine.online(true);
+    w.settle();
+    let mut pushes = 0;
+    while w.machine.push.is_some() {
+        pushes += 1;
+        w.pushed(Err(CloudError::Refused { status: 400, detail: "no".into() }));
+    }
+    assert!((64..160).contains(&pushes), "{pushes}");
+    assert!(!w.machine.draft.pending.any);
+}
+
+#[test]
+fn only_a_plain_no_drops_a_patch() {
+    for status in [0, 200, 302, 399, 401, 403, 404, 408, 429, 500, 503, 999] {
+        let mut w = world(true, Some(known()));
+        w.patch(json!({"b": 1}));
+        w.pushed(Err(CloudError::Refused { status, detail: "?".into() }));
+        assert!(w.machine.draft.pending.any, "{status}");
+    }
+}
+
+#[test]
+fn versions_that_cannot_be_are_not_believed() {
+    let mut w = world(true, Some(known()));
+    w.desired(json!({"b": 1, "$version": u64::MAX}));
+    w.check(&["twin_desired malformed", "read"]);
+    w.read(json!({"desired": {"$version": u64::MAX}, "reported": {"$version": 1}}));
+    w.check(&["twin_read malformed"]);
+    w.later(5);
+    w.read(json!({"desired": {"$version": 5}, "reported": {"$version": i64::MAX}}));
+    w.patch(json!({"b": 1}));
+    assert!(w.seen().contains(&"204 p v4".to_owned()));
+}
+
+#[test]
+fn what_was_asked_in_another_life_is_refused_or_asked_again() {
+    let mut w = world(true, Some(known()));
+    w.get("1");
+    let body = Bytes::from_static(br#"{"b":1}"#);
+    let (rid, at) = (Some("p".into()), w.now);
+    let patch = Patch { serial: SERIAL, at, tag: Some(1), rid, version: None, body };
+    w.machine.ask(Ask::Patch(patch));
+    w.machine.life(Some("h".to_owned()));
+    w.settle();
+    w.check(&[
+        "read asked",
+        "twin_patch not_kept",
+        "500 p",
+        "close",
+        "twin_kept other_life",
+        "read asked",
+    ]);
+    w.read(json!({"desired": {"z": 1, "$version": 1}, "reported": {"$version": 1}}));
+    w.check(&[r#"200 1 {"desired":{"$version":1,"z":1},"reported":{"$version":1}}"#]);
+}
+
+#[test]
+fn a_document_is_not_written_without_end() {
+    let (mut memory, begin) = (Memory::default(), start());
+    let mut now = begin;
+    for _ in 0..1000 {
+        now += memory.keep_after(now);
+    }
+    let took = now - begin;
+    assert!((Duration::from_secs(46)..Duration::from_secs(50)).contains(&took), "{took:?}");
+    // Who rests may write at once again.
+    now += Duration::from_secs(60);
+    assert!((0..64).all(|_| memory.keep_after(now).is_zero()));
+    assert!(!memory.keep_after(now).is_zero());
+}
+
+#[test]
+fn who_comes_back_at_once_is_held_to_the_pace_of_its_pushes() {
+    let mut w = world(true, Some(known()));
+    w.patch(json!({"a": 1}));
+    w.seen();
+    let (now, next) = (w.now, w.now + Config::default().push_every);
+    assert_eq!(w.machine.memory.push_at, Some(next), "pushed just now");
+    // What is left of it when its client has gone.
+    let memory = Memory { push_at: w.machine.memory.push_at, ..Memory::default() };
+    assert!(!memory.is_empty(now) && memory.forgettable_at(now) == Some(next));
+    assert!(memory.is_empty(next) && memory.forgettable_at(next).is_none());
 }

@@ -129,6 +129,41 @@ async fn what_the_hub_says_of_an_operation_is_what_the_asker_hears() {
     bench.end().await;
 }
 
+/// Found in review: whoever reports takes "refused" for the hub's judgement of the patch, and drops it.
+#[tokio::test]
+async fn what_was_refused_to_the_links_is_no_judgement_of_what_is_asked() {
+    let bench = Bench::start().await;
+    let d1 = device("d1");
+    bench.lab.hub.fault(Fault::new(FaultKind::RefuseTwins { status: 400 }).times(1));
+    bench.want(&d1, DESIRED);
+    timeout(LONG, async {
+        while bench.counted("downlink_ended", "twin") == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .expect("the wish to hear of changes is refused");
+    let said = report(&bench, &d1, &json!({"a": 1})).await;
+    assert!(matches!(said, Ok(_) | Err(CloudError::Lost(_))), "{said:?}");
+    assert_eq!(bench.next().await, Said::Listening(d1.clone()));
+    bench.end().await;
+}
+
+/// Found in review: a user name holds 64 KiB, and so much of a model id; an attach that is no frame ends the connection.
+#[tokio::test]
+async fn a_client_that_says_too_much_of_itself_does_not_end_the_connection() {
+    let bench = Bench::start().await;
+    let d1 = device("d1");
+    let long: Box<str> = "\u{e4}".repeat(33_000).into();
+    let product = Product { model_id: Some(long.clone()), client: Some(long) };
+    bench.downlinks.want(&d1, ALL, product);
+    for kind in Kind::ALL {
+        bench.opens(kind, 1).await;
+    }
+    assert_eq!(bench.lab.hub.counts().connections, 1);
+    bench.end().await;
+}
+
 #[tokio::test]
 async fn an_identity_that_the_hub_refuses_holds_up_no_other_and_comes_back() {
     let bench = Bench::start().await;
