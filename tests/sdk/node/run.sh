@@ -1,6 +1,6 @@
 #!/bin/sh
 # The real Azure SDK for Node sends telemetry over AMQP straight to the hub double; the double must show exactly that.
-# Then it reads, reports and follows twins and answers direct methods.
+# Then it reads, reports and follows twins, answers direct methods and takes cloud-to-device messages.
 #
 # The SDK always dials port 5671 of the hub's name. So everything runs in a network namespace of its own (needs root),
 # with a hosts file that puts the name on loopback: nothing outside is reached, and no port clashes.
@@ -33,7 +33,9 @@ inside() {
         timeout 120 node "$here/telemetry.js" &&
         timeout 60 node "$here/check.js" "$admin" &&
         CA_FILE="$work/root.pem" DEVICE_KEY=$(cat "$work/device.key") \
-            timeout 120 node "$here/twin.js" "$admin" || status=1
+            timeout 120 node "$here/twin.js" "$admin" &&
+        CA_FILE="$work/root.pem" DEVICE_KEY=$(cat "$work/device.key") \
+            timeout 60 node "$here/c2d.js" "$admin" || status=1
     exec 3>&-
     wait "$double" || status=1
     return $status

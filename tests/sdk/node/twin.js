@@ -42,7 +42,9 @@ async function check(Kind, connectionString, path) {
   await callback((done) => twin.properties.reported.update({ a: { b: 1 }, c: [2] }, done));
   await callback((done) => twin.properties.reported.update({ a: null }, done));
   const shown = await ask('GET', path);
-  assert.deepStrictEqual(shown.body.properties.reported, { c: [2], $version: 3 });
+  const { $metadata, ...reported } = shown.body.properties.reported;
+  assert.deepStrictEqual(reported, { c: [2], $version: 3 });
+  assert.ok($metadata.c.$lastUpdated, 'the service side sees when it was reported');
   await assert.rejects(callback((done) => twin.properties.reported.update({ 'a.b': 1 }, done)));
 
   const next = new Promise((resolve) => { told = resolve; });

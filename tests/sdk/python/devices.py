@@ -79,11 +79,11 @@ class PythonDevice:
         )
 
     @classmethod
-    def with_connection_string(cls, way, device, key, module=None):
+    def with_connection_string(cls, way, device, key, module=None, **more):
         kind = IoTHubModuleClient if module else IoTHubDeviceClient
         options = way.options()
         options.pop("gateway_hostname", None)  # the connection string has it
-        return cls(kind.create_from_connection_string(way.connection_string(device, key, module), **options))
+        return cls(kind.create_from_connection_string(way.connection_string(device, key, module), **options, **more))
 
     @classmethod
     def with_expired_token(cls, way, device, key):
@@ -93,9 +93,9 @@ class PythonDevice:
             return cls(IoTHubDeviceClient.create_from_sastoken(token(HUB, device, key, expiry), **way.options()))
 
     @classmethod
-    def with_certificate(cls, way, device, files):
+    def with_certificate(cls, way, device, files, **options):
         x509 = X509(cert_file=files[0], key_file=files[1])
-        return cls(IoTHubDeviceClient.create_from_x509_certificate(x509, HUB, device, **way.options()))
+        return cls(IoTHubDeviceClient.create_from_x509_certificate(x509, HUB, device, **way.options(), **options))
 
     def connect(self):
         self._call(self.client.connect)
@@ -110,7 +110,7 @@ class PythonDevice:
     @staticmethod
     def _call(call):
         try:
-            call()
+            return call()
         except (exceptions.ClientError, exceptions.OperationTimeout, exceptions.OperationCancelled) as e:
             raise Refusal(type(e).__name__, str(e.__cause__)) from e
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import unittest
+import urllib.error
 import urllib.request
 
 GATEWAY = "gateway.example"
@@ -50,6 +51,27 @@ def wait_for(what, probe, seconds=60):
     raise AssertionError(f"{what}: not within {seconds} s, last seen: {last}")
 
 
+def ask(method, url, body=None):
+    """Status and body (JSON, if it is), also of a refusal."""
+    asked = urllib.request.Request(
+        url,
+        data=None if body is None else json.dumps(body).encode(),
+        method=method,
+        headers={"Content-Type": "application/json"},
+    )
+    try:
+        # Longer than any call of a method that a test makes.
+        with urllib.request.urlopen(asked, timeout=60) as answer:
+            status, text = answer.status, answer.read().decode()
+    except urllib.error.HTTPError as refused:
+        with refused:
+            status, text = refused.code, refused.read().decode()
+    try:
+        return status, json.loads(text)
+    except ValueError:
+        return status, text
+
+
 def request(method, url, body=None):
     asked = urllib.request.Request(
         url,
@@ -81,14 +103,19 @@ class Site:
 
 
 class Hub:
-    """The hub double, with one edge device."""
+    """The hub double, with one edge device. With `mqtt` devices also connect to it directly, at its own 8883.
 
-    def __init__(self, site):
+    Who is meant is a path: `device`, or `device/modules/module`.
+    """
+
+    def __init__(self, site, mqtt=False):
         self.edge_key = new_key()
+        fronts = ["--mqtt-port", "8883", "--device-cas", site.path("tenant-ca.pem")] if mqtt else []
         self.process = subprocess.Popen(
             [f"{site.binaries}/hub-double", "--hub-name", HUB, "--edge-id", EDGE, "--bind", HUB_ADDRESS]
             + ["--tls-cert", site.path("hub-server.chain.pem"), "--tls-key", site.path("hub-server.key.pem")]
-            + ["--amqp-port", "5671", "--https-port", "443", "--admin-port", "0", "--exit-with-stdin"],
+            + ["--amqp-port", "5671", "--https-port", "443", "--admin-port", "0", "--exit-with-stdin"]
+            + fronts,
             env={"PATH": os.environ["PATH"], "HUB_DOUBLE_EDGE_KEY": self.edge_key, "RUST_LOG": "warn"},
             # Whoever ends this program, how ever: the double ends with it.
             stdin=subprocess.PIPE,
@@ -112,6 +139,44 @@ class Hub:
     def back(self):
         request("POST", self.admin + "/back")
 
+    def twin(self, who):
+        return self.get(f"/twins/{who}")
+
+    def patch_twin(self, who, **twin):
+        status, answer = ask("PATCH", f"{self.admin}/twins/{who}", twin)
+        assert status == 200, f"{status} {answer}"
+        return answer
+
+    def put_twin(self, who, **twin):
+        status, answer = ask("PUT", f"{self.admin}/twins/{who}", twin)
+        assert status == 200, f"{status} {answer}"
+        return answer
+
+    def set_desired(self, who, **desired):
+        """Merges; gives the new version."""
+        return self.patch_twin(who, properties={"desired": desired})["properties"]["desired"]["$version"]
+
+    def call(self, who, name, **how):
+        """Status and body of the answer that the caller of a method has."""
+        return ask("POST", f"{self.admin}/twins/{who}/methods", {"methodName": name, **how})
+
+    def send_c2d(self, device, **message):
+        status, answer = ask("POST", f"{self.admin}/devices/{device}/c2d", message)
+        assert status == 201, f"{status} {answer}"
+        return answer["messageId"]
+
+    def c2d(self, device):
+        return self.get(f"/devices/{device}/c2d")["messages"]
+
+    def feedback(self):
+        told = self.get("/feedback")
+        return [record for batch in told["batches"] for record in batch["records"]] + told["open"]
+
+    def links(self, identity):
+        """What the hub has links or subscriptions for; `identity`: `device` or `device/module`."""
+        told = [link.split(" ", 1) for connection in self.get("/connections") for link in connection["links"]]
+        return {purpose for name, purpose in told if name == identity}
+
     def messages(self, device, module=None):
         found = self.get(f"/messages?device={device}&limit=1000")["messages"]
         return [message for message in found if message["moduleId"] == module]
@@ -124,7 +189,7 @@ class Hub:
 
 
 class Gateway:
-    """The gateway under test. It can be started again, with what it has stored."""
+    """The gateway under test, with an empty store. It can be started again, with what it has stored."""
 
     ADMIN = "http://127.0.0.1:9600"
 
@@ -132,6 +197,7 @@ class Gateway:
         self.site = site
         self.log = open(site.in_scratch("gateway.log"), "a", encoding="utf-8")
         self.storage = site.in_scratch("storage")
+        shutil.rmtree(self.storage, ignore_errors=True)
         os.makedirs(self.storage)
         self.environment = {
             "PATH": os.environ["PATH"],
