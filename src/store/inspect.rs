@@ -12,7 +12,6 @@ mod verify;
 
 use std::collections::VecDeque;
 use std::io;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -30,7 +29,7 @@ use super::id::{Offset, QueueId};
 use super::quarantine::QUARANTINE;
 use super::record::Head;
 use super::recover::queue_of;
-use super::segment::{FORMAT_1, FORMAT_VERSION, HEADER_BYTES, Header, Key, SEAL_BYTES, Scan, Seal};
+use super::segment::{FORMAT_1, FORMAT_VERSION, Gap, Header, Key, SEAL_BYTES, Scan, Seal};
 use super::slots;
 
 /// How often an open segment is read again while it changes under the reader's eyes.
@@ -82,13 +81,6 @@ struct Content {
     header: Option<Header>,
     seal: Option<Seal>,
     key: Key,
-}
-
-/// Bytes of a segment that are no record, and the offsets that are missing there.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Gap {
-    positions: Range<u64>,
-    offsets: Range<u64>,
 }
 
 /// A queue's segments, and between which looks at the checkpoint they were listed.
@@ -369,20 +361,14 @@ impl Content {
     /// What lies between the records: bytes that are none, or offsets that are missing. Not what lies behind the last
     /// record of a segment without seal.
     fn gaps(&self) -> Vec<Gap> {
-        let mut gaps = Vec::new();
-        let (mut position, mut offset) = (HEADER_BYTES, self.key.first.0);
-        let mut note = |positions: Range<u64>, offsets: Range<u64>| {
+        let mut gaps = self.scan.gaps.clone();
+        if let Some(seal) = &self.seal {
+            let last = self.scan.records.last().map(|placed| placed.found.head.offset.0 + 1);
+            let positions = self.scan.data_end as u64..seal.data_end;
+            let offsets = last.unwrap_or(self.key.first.0)..seal.next.0;
             if !positions.is_empty() || !offsets.is_empty() {
                 gaps.push(Gap { positions, offsets });
             }
-        };
-        for placed in &self.scan.records {
-            let next = placed.found.head.offset.0;
-            note(position..placed.at as u64, offset..next);
-            (position, offset) = ((placed.at + placed.found.size()) as u64, next + 1);
-        }
-        if let Some(seal) = &self.seal {
-            note(position..seal.data_end, offset..seal.next.0);
         }
         gaps
     }

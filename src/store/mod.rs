@@ -60,9 +60,14 @@
 //! | 16 | 8 | `durable_below`: every record below was durable when this one was written |
 //! | 24 | 8 | stored first, ms of the store's clock |
 //! | 32 | 4 | seconds to live, 0 = for ever |
-//! | 36 | 2 | flags = 0 |
+//! | 36 | 2 | flags = 0; 1: a blank |
 //! | 38 | 2 | 0x5347 |
 //! | 40 | | payload, then zeros up to a multiple of 8 |
+//!
+//! A *blank* stands where a crash tore records, before others of the same batch that are whole, and a start found no room to write
+//! the segment without them: length = bytes up to the next record, CRC of the 40 bytes alone, at 8 the first offset that is
+//! missing there, at 16 the one behind the last. They are judged: readers step over them. A program that does not know blanks
+//! counts those offsets as lost.
 //!
 //! | at | bytes | seal; behind the last record, the last 64 bytes of the file |
 //! |---|---|---|

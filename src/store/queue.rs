@@ -21,7 +21,7 @@ use super::engine::Tools;
 use super::id::{Offset, QueueId};
 use super::index::{Index, SegmentMeta};
 use super::mailbox::Mailbox;
-use super::record::Found;
+use super::record::{Found, Piece};
 use super::removed::{Removed, RemovedWhy, Teller};
 use super::segment::{self, Key};
 use super::stats::Counters;
@@ -254,7 +254,7 @@ impl Shared {
         let mut window = Window { salvage, ..std::mem::take(&mut cursor.ahead) };
         while cursor.next < meta.next {
             let range = cursor.next.0..meta.next.0;
-            let Some(placed) = window.next_record(&cursor, meta.data_end, &range)? else {
+            let Some((begin, piece)) = window.next_piece(&cursor, meta.data_end, &range)? else {
                 // Without bytes there was nothing: recovery left that gap, and has counted it.
                 if cursor.at < meta.data_end {
                     self.lose(meta.key, Offset(range.start)..Offset(range.end), reading);
@@ -262,25 +262,27 @@ impl Shared {
                 cursor.next = meta.next;
                 break;
             };
-            let at = window.at + placed.at as u64;
-            let offset = placed.found.head.offset;
+            let at = window.at + begin as u64;
+            let offsets = Offset(piece.offsets().start)..Offset(piece.offsets().end);
             if at != cursor.at {
-                self.lose(meta.key, cursor.next..offset, reading);
+                self.lose(meta.key, cursor.next..offsets.start, reading);
             }
-            (cursor.at, cursor.next) = (at, offset);
-            if offset >= reading.chunk.next {
-                if !reading.has_room_for(placed.found.payload_len) {
+            (cursor.at, cursor.next) = (at, offsets.start);
+            if let Piece::Record(found) = &piece
+                && offsets.start >= reading.chunk.next
+            {
+                if !reading.has_room_for(found.payload_len) {
                     // Not in side queues: they are many.
                     if self.id.lane.is_none() {
                         cursor.ahead = window.kept();
                     }
                     return Ok(Some(cursor));
                 }
-                let record = self.record(&placed.found, meta.version, window.payload(&placed));
+                let record = self.record(found, meta.version, window.payload(begin, found));
                 reading.take(record);
             }
-            cursor.at = at + placed.found.size() as u64;
-            cursor.next = offset.next();
+            cursor.at = at + piece.size() as u64;
+            cursor.next = offsets.end;
         }
         reading.chunk.next = reading.chunk.next.max(meta.next);
         // The last segment may grow: the next read goes on here. Any other is done with.

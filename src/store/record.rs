@@ -18,6 +18,8 @@ pub(super) const ALIGN: usize = 8;
 pub const PAYLOAD_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Two bytes in every header that make the search for the next record quick.
 const MARK: u16 = 0x5347;
+/// The flags of a [`Blank`]; a record has none.
+const BLANK: u16 = 1;
 
 /// What a record says about itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +46,82 @@ impl Found {
     /// Bytes from this record to the next.
     pub(super) fn size(&self) -> usize {
         size(self.payload_len)
+    }
+}
+
+/// Says of bytes that they hold no record, and that a start has judged what is missing there: it was torn before it was
+/// acknowledged, or counted as lost. Recovery leaves it where a volume has no room to write the segment without those bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Blank {
+    /// Bytes up to the next record, those of the blank itself included.
+    pub(super) size: usize,
+    /// What is missing.
+    pub(super) offsets: Range<u64>,
+}
+
+impl Blank {
+    /// Its bytes, for a gap of at least as many. What follows in the gap may be anything: the CRC does not cover it.
+    pub(super) fn encode(&self, salt: u32) -> [u8; HEADER_BYTES] {
+        let mut bytes = [0; HEADER_BYTES];
+        let size = u32::try_from(self.size).expect("a segment is far smaller");
+        bytes[..4].copy_from_slice(&size.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.offsets.start.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.offsets.end.to_le_bytes());
+        bytes[36..38].copy_from_slice(&BLANK.to_le_bytes());
+        bytes[38..].copy_from_slice(&MARK.to_le_bytes());
+        let crc = checksum(&bytes, salt);
+        bytes[4..8].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    /// Reads it at the start of `bytes`; `range` is where its offsets must lie.
+    pub(super) fn parse(bytes: &[u8], salt: u32, range: &Range<u64>) -> Option<Self> {
+        let bytes = bytes.get(..HEADER_BYTES)?;
+        let blank =
+            Self { size: u32_at(bytes, 0) as usize, offsets: u64_at(bytes, 8)..u64_at(bytes, 16) };
+        let is_one = u32_at(bytes, 36) == u32::from(MARK) << 16 | u32::from(BLANK)
+            && blank.size >= HEADER_BYTES
+            && blank.size.is_multiple_of(ALIGN)
+            && range.contains(&blank.offsets.start)
+            && blank.offsets.start < blank.offsets.end
+            && blank.offsets.end <= range.end
+            && checksum(bytes, salt) == u32_at(bytes, 4);
+        is_one.then_some(blank)
+    }
+}
+
+/// What bytes of a segment are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Piece {
+    Record(Found),
+    Blank(Blank),
+}
+
+impl Piece {
+    /// Judges the bytes at the start of `bytes`; `range` is where the offsets must lie.
+    pub(super) fn parse(bytes: &[u8], salt: u32, range: &Range<u64>) -> Result<Self, NotRecord> {
+        match parse(bytes, salt, range) {
+            Err(NotRecord::Bad) => {
+                Blank::parse(bytes, salt, range).map(Self::Blank).ok_or(NotRecord::Bad)
+            }
+            judged => judged.map(Self::Record),
+        }
+    }
+
+    /// Bytes from this piece to the next.
+    pub(super) fn size(&self) -> usize {
+        match self {
+            Self::Record(found) => found.size(),
+            Self::Blank(blank) => blank.size,
+        }
+    }
+
+    /// The offsets that it accounts for.
+    pub(super) fn offsets(&self) -> Range<u64> {
+        match self {
+            Self::Record(found) => found.head.offset.0..found.head.offset.0 + 1,
+            Self::Blank(blank) => blank.offsets.clone(),
+        }
     }
 }
 
@@ -172,6 +250,30 @@ mod tests {
                 out[bit / 8] ^= 1 << (bit % 8);
             }
         }
+    }
+
+    #[test]
+    fn a_blank_is_neither_a_record_nor_anything_else_that_was_flipped() {
+        let blank = Blank { size: 96, offsets: 7..9 };
+        let mut bytes = blank.encode(9);
+        assert_eq!(Blank::parse(&bytes, 9, &(0..100)), Some(blank.clone()));
+        assert_eq!(
+            parse(&bytes, 9, &(0..100)),
+            Err(NotRecord::Bad),
+            "as an older program reads it"
+        );
+        for (salt, range) in [(8, 0..100), (9, 8..100), (9, 0..8)] {
+            assert_eq!(Blank::parse(&bytes, salt, &range), None);
+        }
+        for bit in 0..HEADER_BYTES * 8 {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Blank::parse(&bytes, 9, &(0..100)), None, "bit {bit}");
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+        let mut record = Vec::new();
+        encode(&mut record, 9, &HEAD, b"hello");
+        assert_eq!(Blank::parse(&record, 9, &(0..100)), None);
+        assert_eq!(Blank::parse(&record[..39], 9, &(0..100)), None);
     }
 
     #[test]

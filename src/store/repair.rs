@@ -15,7 +15,7 @@ use super::engine::Tools;
 use super::error::at;
 use super::id::Offset;
 use super::index::SegmentMeta;
-use super::record::ALIGN;
+use super::record::{ALIGN, Blank, HEADER_BYTES};
 use super::segment::{Header, SEAL_BYTES, Scan};
 use super::survey::Survey;
 use super::{OpenError, RecoveryReport, quarantine};
@@ -52,6 +52,11 @@ pub(super) fn repair(
             Ok(clean) => return Ok(Some(clean)),
             Err(Unwritten::Before(error)) if is_full(&error) => {
                 tracing::warn!(path = %path.display(), "no room to rewrite a damaged segment");
+                if survey.salvaged.is_none() {
+                    blank_out(tools, &path, &meta)
+                        .or_else(|error| if is_full(&error) { Ok(()) } else { Err(error) })
+                        .map_err(at(&path))?;
+                }
             }
             Err(unwritten) => return Err(at(&path)(unwritten.into())),
         }
@@ -103,6 +108,22 @@ fn write_again(file: &dyn DiskFile, len: u64) -> io::Result<()> {
 fn put_seal(file: &dyn DiskFile, meta: &SegmentMeta) -> io::Result<()> {
     file.set_len(meta.data_end + SEAL_BYTES)?;
     file.write_at(&seal_of(meta).encode(meta.key), meta.data_end)
+}
+
+/// Leaves a [`Blank`] in every gap, durably: what is missing there is judged, so nobody takes it for a loss later. It needs no
+/// room, and changes bytes only that are no record's.
+fn blank_out(tools: &Tools, path: &Path, meta: &SegmentMeta) -> io::Result<()> {
+    let file = tools.disk.open(path, Mode::Write)?;
+    let scan = Scan::of(&read_all(&*file)?, meta.key, meta.key.first.0..meta.next.0);
+    let blanks = scan.gaps.into_iter().filter_map(|gap| {
+        let size = usize::try_from(gap.positions.end - gap.positions.start).ok()?;
+        let fits = size >= HEADER_BYTES && !gap.offsets.is_empty();
+        fits.then_some((gap.positions.start, Blank { size, offsets: gap.offsets }))
+    });
+    for (position, blank) in blanks {
+        file.write_at(&blank.encode(meta.key.salt), position)?;
+    }
+    file.sync_data()
 }
 
 /// Replaces a segment by one that holds its intact records only.

@@ -9,7 +9,7 @@ use std::ops::Range;
 use super::age::{ExpiresBy, StoreMillis};
 use super::disk::DiskFile;
 use super::id::Offset;
-use super::record::{self, ALIGN, Found, NotRecord, u32_at, u64_at};
+use super::record::{self, ALIGN, Found, Piece, u32_at, u64_at};
 
 /// Bytes of a segment before its first record.
 pub(super) const HEADER_BYTES: u64 = 64;
@@ -170,17 +170,39 @@ pub(super) struct Placed {
     pub(super) found: Found,
 }
 
-/// The next intact record at or after `at`, its offset in `range`: where the records go on after damage. Records
-/// begin at multiples of 8, so only those places are tried.
-pub(super) fn search(bytes: &[u8], at: usize, salt: u32, range: &Range<u64>) -> Option<Placed> {
+/// The next intact record or blank at or after `at`, its offsets in `range`, and where it begins: where the records go on after
+/// damage. Both begin at multiples of 8, so only those places are tried.
+pub(super) fn search(
+    bytes: &[u8],
+    at: usize,
+    salt: u32,
+    range: &Range<u64>,
+) -> Option<(usize, Piece)> {
     let mut at = at.next_multiple_of(ALIGN);
     while at + record::HEADER_BYTES <= bytes.len() {
-        if let Ok(found) = record::parse(&bytes[at..], salt, range) {
-            return Some(Placed { at, found });
+        if let Ok(piece) = Piece::parse(&bytes[at..], salt, range) {
+            return Some((at, piece));
         }
         at += ALIGN;
     }
     None
+}
+
+/// Bytes of a segment that are no record, and the offsets that are missing there; one of the two may be empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Gap {
+    pub(super) positions: Range<u64>,
+    pub(super) offsets: Range<u64>,
+}
+
+impl Gap {
+    fn is_something(&self) -> bool {
+        !self.positions.is_empty() || !self.offsets.is_empty()
+    }
+
+    fn bytes(&self) -> u64 {
+        self.positions.end - self.positions.start
+    }
 }
 
 /// What a scan of a whole segment found.
@@ -190,7 +212,9 @@ pub(super) struct Scan {
     pub(super) records: Vec<Placed>,
     /// Where the last one ends (the header's end if there is none).
     pub(super) data_end: usize,
-    /// Bytes before `data_end` that are no record.
+    /// What is missing before and between them, but for what an earlier start has left a [`Blank`] for.
+    pub(super) gaps: Vec<Gap>,
+    /// Bytes before `data_end` that are no record: those of the gaps.
     pub(super) bad_bytes: u64,
     /// Bytes after `data_end`, up to the last that is not zero: a torn tail.
     pub(super) tail_bytes: u64,
@@ -203,27 +227,26 @@ impl Scan {
         let mut scan = Self { data_end: header, ..Self::default() };
         let mut range = range;
         let mut at = header;
-        while let Some(next) = step(bytes, at, key.salt, &range) {
-            scan.bad_bytes += (next.at - scan.data_end) as u64;
-            at = next.at + next.found.size();
-            scan.data_end = at;
-            range.start = next.found.head.offset.0 + 1;
-            scan.records.push(next);
+        // What lies behind the last record is no gap.
+        let mut missing = Vec::new();
+        while let Some((begin, piece)) = search(bytes, at, key.salt, &range) {
+            let gap = Gap {
+                positions: at as u64..begin as u64,
+                offsets: range.start..piece.offsets().start,
+            };
+            (at, range.start) = (begin + piece.size(), piece.offsets().end);
+            missing.extend(Some(gap).filter(Gap::is_something));
+            if let Piece::Record(found) = piece {
+                scan.gaps.append(&mut missing);
+                scan.data_end = at;
+                scan.records.push(Placed { at: begin, found });
+            }
         }
+        scan.bad_bytes = scan.gaps.iter().map(Gap::bytes).sum();
         let tail = bytes.get(scan.data_end..).unwrap_or_default();
         let used = tail.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         scan.tail_bytes = used as u64;
         scan
-    }
-}
-
-/// The record at `at`, or the next one after it.
-fn step(bytes: &[u8], at: usize, salt: u32, range: &Range<u64>) -> Option<Placed> {
-    match record::parse(bytes.get(at..)?, salt, range) {
-        Ok(found) => Some(Placed { at, found }),
-        Err(NotRecord::Empty | NotRecord::Short(_) | NotRecord::Bad) => {
-            search(bytes, at + ALIGN, salt, range)
-        }
     }
 }
 

@@ -136,13 +136,11 @@ impl Survey {
     fn of_scan(found: Found, scan: &Scan) -> Self {
         let key = found.key;
         let (mut next, mut proof, mut payload_bytes) = (key.first.0, key.first.0, 0);
-        let mut gaps = Vec::new();
+        let gaps = scan.gaps.iter().map(|gap| gap.offsets.clone());
+        let gaps = gaps.filter(|offsets| !offsets.is_empty()).collect();
         let (mut expiry, mut newest) = (None, StoreMillis::default());
         for placed in &scan.records {
             let head = &placed.found.head;
-            if head.offset.0 > next {
-                gaps.push(next..head.offset.0);
-            }
             next = head.offset.0 + 1;
             proof = proof.max(head.durable_below.0);
             payload_bytes += placed.found.payload_len as u64;

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use super::disk::{DiskFile, is_medium};
 use super::id::Offset;
-use super::record::{self, NotRecord};
-use super::segment::{self, Key, Placed};
+use super::record::{self, Found, NotRecord, Piece};
+use super::segment::{self, Key};
 
 /// Bytes of a segment that are read at once, at least (a larger record is read whole).
 const READ_BYTES: u64 = 256 * 1024;
@@ -40,13 +40,14 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// The record at the cursor or, if the bytes there are damaged, the next one after it.
-    pub(super) fn next_record(
+    /// What is at the cursor or, if the bytes there are damaged, the next record or blank after it, and where in the window it
+    /// begins. Its offsets are within `range`.
+    pub(super) fn next_piece(
         &mut self,
         cursor: &Cursor,
         data_end: u64,
         range: &Range<u64>,
-    ) -> io::Result<Option<Placed>> {
+    ) -> io::Result<Option<(usize, Piece)>> {
         let mut need = 0;
         loop {
             let end = self.at + self.bytes.len() as u64;
@@ -55,8 +56,8 @@ impl Window {
             }
             let at = usize::try_from(cursor.at - self.at).expect("inside the window");
             let bytes = self.bytes.get(at..).unwrap_or_default();
-            match record::parse(bytes, cursor.key.salt, range) {
-                Ok(found) => return Ok(Some(Placed { at, found })),
+            match Piece::parse(bytes, cursor.key.salt, range) {
+                Ok(piece) => return Ok(Some((at, piece))),
                 Err(NotRecord::Short(needed))
                     if (bytes.len() as u64) < data_end.saturating_sub(cursor.at)
                         && needed as u64 > need =>
@@ -91,9 +92,10 @@ impl Window {
         if self.bytes.capacity() as u64 > READ_BYTES { Self::default() } else { self }
     }
 
-    pub(super) fn payload(&self, placed: &Placed) -> &[u8] {
-        let start = placed.at + record::HEADER_BYTES;
-        &self.bytes[start..start + placed.found.payload_len]
+    /// Of the record that begins at `at` in the window.
+    pub(super) fn payload(&self, at: usize, found: &Found) -> &[u8] {
+        let start = at + record::HEADER_BYTES;
+        &self.bytes[start..start + found.payload_len]
     }
 }
 

@@ -3,7 +3,6 @@
 //! Owns: [`damages`]. Must not know: who asks.
 
 use std::collections::BTreeSet;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,7 +14,8 @@ use super::steps::{Focus, Step, steps};
 use super::world::World;
 use crate::store::RecoveryReport;
 use crate::store::checkpoint::{Checkpoint, Loaded};
-use crate::store::segment::{Key, SEAL_BYTES, Scan, Seal};
+use crate::store::record::Piece;
+use crate::store::segment::{Key, SEAL_BYTES, Scan, Seal, search};
 use crate::store::sim::{Dice, SimDisk};
 
 const STEPS: usize = 40;
@@ -163,8 +163,11 @@ struct Hurt {
     queue: Option<usize>,
     /// Offsets of the records of which bytes were changed (their padding is not theirs).
     touched: BTreeSet<u64>,
-    /// The offsets of a segment whose seal was hit: with it is gone which of them were never used.
-    unsealed: Range<u64>,
+    /// Offsets that an earlier start has judged, where what says so was hit.
+    unjudged: BTreeSet<u64>,
+    /// The offsets of a segment whose seal was hit, but for its records: with it is gone that they were never used, or, of a
+    /// tombstone, that they have expired.
+    unsealed: BTreeSet<u64>,
 }
 
 impl Hurt {
@@ -175,18 +178,28 @@ impl Hurt {
         };
         let (file, folder) = (name(Some(path)), name(path.parent()));
         let queue = (0..QUEUES).find(|queue| id(*queue).folder() == folder);
-        let mut hurt = Self { file: Kind::Other, queue, touched: BTreeSet::new(), unsealed: 0..0 };
+        let (touched, unjudged, unsealed) = <(BTreeSet<_>, BTreeSet<_>, BTreeSet<_>)>::default();
+        let mut hurt = Self { file: Kind::Other, queue, touched, unjudged, unsealed };
         if let Some(key) = Key::from_file_name(&file) {
             let tail = before.len().checked_sub(usize::try_from(SEAL_BYTES).expect("64"));
             let seal = tail.and_then(|at| Seal::decode(&before[at..], key, before.len() as u64));
             hurt.file = if seal.is_some() { Kind::Sealed } else { Kind::Open };
             let at = before.len().saturating_sub(usize::try_from(SEAL_BYTES).expect("64"));
             let is_hit = after.len() != before.len() || after.get(at..) != before.get(at..);
-            hurt.unsealed = seal.filter(|_| is_hit).map_or(0..0, |s| key.first.0..s.next.0);
-            for placed in Scan::of(before, key, 0..u64::MAX).records {
-                let range = placed.at..placed.at + 40 + placed.found.payload_len;
-                if after.get(range.clone()) != before.get(range) {
-                    hurt.touched.insert(placed.found.head.offset.0);
+            let seal = seal.filter(|_| is_hit);
+            hurt.unsealed = seal.map_or(0..0, |seal| key.first.0..seal.next.0).collect();
+            let (mut at, mut range) = (64, 0..u64::MAX);
+            while let Some((begin, piece)) = search(before, at, key.salt, &range) {
+                (at, range.start) = (begin + piece.size(), piece.offsets().end);
+                let (len, hit) = match &piece {
+                    Piece::Record(found) => {
+                        hurt.unsealed.remove(&found.head.offset.0);
+                        (40 + found.payload_len, &mut hurt.touched)
+                    }
+                    Piece::Blank(_) => (40, &mut hurt.unjudged),
+                };
+                if after.get(begin..begin + len) != before.get(begin..begin + len) {
+                    hit.extend(piece.offsets());
                 }
             }
         } else if file == "checkpoint" {
@@ -322,11 +335,15 @@ impl Trial<'_> {
         out
     }
 
-    /// And the gaps beside them that an earlier recovery left in a sealed segment: no record tells where damage ends and the
-    /// gap begins, and without the seal nothing tells that there was one.
+    /// And the gaps that an earlier recovery left: where the blank that stands there was hit, and beside what is touched in a
+    /// sealed segment, where no record tells at which offset damage ends and the gap begins. Without the seal nothing tells that
+    /// there was one.
     fn with_gaps(&self, queue: usize, touched: &BTreeSet<u64>) -> BTreeSet<u64> {
         let expected = &self.store.ledger.queues[queue];
         let mut all = touched.clone();
+        if self.hurt.queue == Some(queue) {
+            all.extend(&self.hurt.unjudged);
+        }
         if self.hurt.file != Kind::Sealed || self.hurt.queue != Some(queue) {
             return all;
         }
@@ -335,7 +352,7 @@ impl Trial<'_> {
             all.extend((offset + 1..).take_while(is_gap));
             all.extend((0..*offset).rev().take_while(is_gap));
         }
-        all.extend(self.hurt.unsealed.clone().filter(is_gap));
+        all.extend(&self.hurt.unsealed);
         all
     }
 
