@@ -274,6 +274,20 @@ impl Faults {
         })
     }
 
+    /// Whether a put-token for `device` is not answered.
+    pub(crate) fn ignores_token(&self, device: &str) -> bool {
+        let act =
+            |a: &mut Active| (a.fault.kind == FaultKind::IgnoreTokens && a.spend(1)).then_some(());
+        self.ask(Some(device), act).is_some()
+    }
+
+    /// Whether an attach of `device` is not answered.
+    pub(crate) fn ignores_link(&self, device: &str) -> bool {
+        let act =
+            |a: &mut Active| (a.fault.kind == FaultKind::IgnoreLinks && a.spend(1)).then_some(());
+        self.ask(Some(device), act).is_some()
+    }
+
     /// Whether a change of desired properties of `device` is not told.
     pub(crate) fn drops_desired(&self, device: &str) -> bool {
         let act =

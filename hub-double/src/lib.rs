@@ -2,8 +2,8 @@
 //! code with the gateway, not even the AMQP library.
 //!
 //! ```text
-//!   clients =TLS=> gate -> amqp, mqtt --> log: messages, counts, duplicates, reordering
-//!                                  |`-> twins, methods, c2d <-- service: what the service side does -> feedback
+//!   clients =TLS=> gate -> driver -> amqp, mqtt --> log: messages, counts, duplicates, reordering
+//!                                            |`-> twins, methods, c2d <-- service: what the service side does -> feedback
 //!   edge hubs =TLS=> gate -> scope_api ---------> registry <---- sas: HMAC over the raw token text
 //!   you ==========> gate -> admin: messages, devices, connections        faults: what goes wrong, and when
 //! ```
@@ -19,6 +19,7 @@ mod admin;
 mod amqp;
 mod c2d;
 mod clock;
+mod driver;
 mod faults;
 mod feedback;
 mod gate;

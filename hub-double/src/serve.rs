@@ -19,12 +19,11 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::amqp::driver;
+use crate::driver::{self, Connection};
 use crate::gate::Serve;
-use crate::hub::Hub;
-use crate::mqtt;
+use crate::hub::{Handle, Hub};
 use crate::mqtt::certificate::AnyCertificate;
-use crate::{Hands, admin as admin_api, scope_api};
+use crate::{Hands, admin as admin_api, amqp, clock, mqtt, scope_api};
 
 /// A handshake may take this long.
 const HANDSHAKE: Duration = Duration::from_secs(30);
@@ -70,22 +69,24 @@ async fn handshake(hub: &Hub, tls: &TlsAcceptor, tcp: TcpStream) -> Option<TlsSt
 
 /// Serves AMQP.
 pub(crate) fn amqp(hub: &Arc<Hub>, tls: &TlsAcceptor) -> Serve {
-    let (hub, tls) = (Arc::clone(hub), tls.clone());
-    Arc::new(move |tcp, peer| {
-        let (hub, tls) = (Arc::clone(&hub), tls.clone());
-        Box::pin(async move {
-            let Some(stream) = handshake(&hub, &tls, tcp).await else {
-                return;
-            };
-            let entered = Entered::new(&hub, "AMQP", peer.to_string());
-            hub.log.count(|counts| counts.connections += 1);
-            driver::serve(stream, Arc::clone(&hub), Arc::clone(&entered.handle)).await;
-        })
-    })
+    clients(hub, tls, "AMQP", |hub, handle, _| amqp::connection::Conn::new(hub, handle))
 }
 
 /// Serves MQTT.
 pub(crate) fn mqtt(hub: &Arc<Hub>, tls: &TlsAcceptor) -> Serve {
+    clients(hub, tls, "MQTT", |hub, handle, chain| {
+        mqtt::conn::Conn::new(hub, handle, chain, clock::now())
+    })
+}
+
+/// How a protocol's connection begins, with the client's certificates, leaf first (none: empty).
+type Begin<C> = fn(Arc<Hub>, Arc<Handle>, Vec<CertificateDer<'static>>) -> C;
+
+/// Serves clients that speak one protocol over TLS.
+fn clients<C>(hub: &Arc<Hub>, tls: &TlsAcceptor, protocol: &'static str, begin: Begin<C>) -> Serve
+where
+    C: Connection + Send + 'static,
+{
     let (hub, tls) = (Arc::clone(hub), tls.clone());
     Arc::new(move |tcp, peer| {
         let (hub, tls) = (Arc::clone(&hub), tls.clone());
@@ -94,10 +95,11 @@ pub(crate) fn mqtt(hub: &Arc<Hub>, tls: &TlsAcceptor) -> Serve {
                 return;
             };
             let chain = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
-            let entered = Entered::new(&hub, "MQTT", peer.to_string());
+            let entered = Entered::new(&hub, protocol, peer.to_string());
             hub.log.count(|counts| counts.connections += 1);
             let handle = Arc::clone(&entered.handle);
-            mqtt::driver::serve(stream, chain, Arc::clone(&hub), handle).await;
+            let conn = begin(Arc::clone(&hub), Arc::clone(&handle), chain);
+            driver::serve(stream, conn, Arc::clone(&hub), handle).await;
         })
     })
 }
@@ -105,7 +107,7 @@ pub(crate) fn mqtt(hub: &Arc<Hub>, tls: &TlsAcceptor) -> Serve {
 /// A place in the roster, given back however the connection's task ends.
 struct Entered {
     hub: Arc<Hub>,
-    handle: Arc<crate::hub::Handle>,
+    handle: Arc<Handle>,
 }
 
 impl Entered {

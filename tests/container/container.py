@@ -14,13 +14,15 @@ import sys
 import tarfile
 import time
 import unittest
-import urllib.request
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.append(f"{HERE}/../sdk/python")
 
 import agent
+from asking import request, wait_for
 from daemon import Daemon, GENERATION
 
 SITE, MANIFEST = sys.argv[1:3]
-HERE = os.path.dirname(os.path.abspath(__file__))
 EDGE = "edge1"
 EDGE_KEY = base64.b64encode(os.urandom(32)).decode()
 CONNECTION = f"HostName=hub.example;DeviceId={EDGE};ModuleId=$edgeHub;SharedAccessKey={EDGE_KEY}"
@@ -47,37 +49,6 @@ def log(name):
 
 def published(name, port):
     return docker("port", name, f"{port}/tcp").splitlines()[0]
-
-
-def get(address, path):
-    with urllib.request.urlopen(f"http://{address}{path}", timeout=10) as answer:
-        return json.load(answer)
-
-
-def put(address, path, body):
-    request = urllib.request.Request(
-        f"http://{address}{path}",
-        data=json.dumps(body).encode(),
-        method="PUT",
-        headers={"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        return answer.status
-
-
-def wait_for(what, probe, seconds=60):
-    deadline = time.monotonic() + seconds
-    last = None
-    while time.monotonic() < deadline:
-        try:
-            got = probe()
-            if got:
-                return got
-            last = got
-        except (OSError, AssertionError) as e:
-            last = e
-        time.sleep(0.2)
-    raise AssertionError(f"{what}: not within {seconds} s, last seen: {last}")
 
 
 def end(daemon, path):
@@ -115,12 +86,12 @@ class Container(unittest.TestCase):
             *["--tls-cert", "/site/hub-server.chain.pem", "--tls-key", "/site/hub-server.key.pem"],
             *["--bind", "0.0.0.0", "--amqp-port", "5671", "--https-port", "443", "--admin-port", "8080"],
         )
-        cls.hub = published("hub", 8080)
+        cls.hub = f"http://{published('hub', 8080)}"
         wait_for("the hub is up", lambda: cls.counts() is not None)
         with open(f"{SITE}/devices/ids.txt", encoding="utf-8") as ids:
             cls.ids = ids.read().split()
         for name in cls.ids:
-            put(cls.hub, f"/devices/{name}", {"authType": "certificateAuthority", "parent": EDGE})
+            request("PUT", f"{cls.hub}/devices/{name}", {"authType": "certificateAuthority", "parent": EDGE})
         files = ["server.chain.pem", "server.key.pem", "tenant-ca.pem", "hub-ca.pem"]
         os.makedirs(f"{SITE}/gateway", exist_ok=True)
         for name in files:
@@ -137,10 +108,10 @@ class Container(unittest.TestCase):
 
     @classmethod
     def counts(cls):
-        return get(cls.hub, "/counts")
+        return request("GET", f"{cls.hub}/counts")
 
     def arrived(self, name):
-        return len(get(self.hub, f"/messages?device={name}&limit=100000")["messages"])
+        return len(request("GET", f"{self.hub}/messages?device={name}&limit=100000")["messages"])
 
     # A container that stands alone, without a daemon: the developer mode.
     STAND_ALONE = {

@@ -65,6 +65,10 @@ impl Conn {
         let terminus = attach.fields.get(if peer_sends { 6 } else { 5 }).clone();
         let address = terminus.into_described().ok().and_then(|(_, list)| Fields::of(list).ok());
         let address = address.and_then(|mut f| f.take(0).into_text()).unwrap_or_default();
+        let whose = Address::parse(&address);
+        if whose.is_some_and(|target| self.hub.faults.ignores_link(&target.device)) {
+            return Ok(());
+        }
         match self.admit(&address, peer_sends, &attach.fields) {
             Ok(link) => self.attach_link(channel, handle, link, &mut attach.fields),
             Err((condition, words)) => {

@@ -42,11 +42,15 @@ struct Answer {
 }
 
 impl Conn {
-    /// Answers a put-token request; gives the encoded answer.
-    pub(crate) fn on_cbs_request(&mut self, payload: Bytes, now: Instant) -> Vec<u8> {
+    /// Answers a put-token request; gives the encoded answer, or none if a fault says so.
+    pub(crate) fn on_cbs_request(&mut self, payload: Bytes, now: Instant) -> Option<Vec<u8>> {
         let Ok(mut message) = Message::decode(payload) else {
-            return cbs_answer(Value::Null, 400, "the request is not a message");
+            return Some(cbs_answer(Value::Null, 400, "the request is not a message"));
         };
+        let name = message.application_text("name").and_then(Audience::parse);
+        if name.is_some_and(|name| self.hub.faults.ignores_token(&name.device)) {
+            return None;
+        }
         // The correlation-id is the request's message-id in its own type: the C SDK counts ulongs (fact sheet B2).
         let correlation = message.properties.as_mut().map_or(Value::Null, |p| p.take(0));
         let answer = match self.put_token(&message, now) {
@@ -59,7 +63,7 @@ impl Conn {
         });
         let (connection, status) = (self.handle.no, answer.status);
         tracing::debug!(connection, status, words = answer.words, "put-token");
-        cbs_answer(correlation, answer.status, &answer.words)
+        Some(cbs_answer(correlation, answer.status, &answer.words))
     }
 
     fn put_token(&mut self, message: &Message, now: Instant) -> Result<(), Answer> {

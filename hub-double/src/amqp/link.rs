@@ -179,7 +179,9 @@ impl Conn {
                 // The request is settled before it is answered (fact sheet B2).
                 self.answer(&delivery, Value::described_list(code::ACCEPTED, Vec::new()));
                 self.flush_accepted();
-                self.queue_cbs_answer(delivery.channel, answer);
+                if let Some(answer) = answer {
+                    self.queue_cbs_answer(delivery.channel, answer);
+                }
             }
             Purpose::Telemetry { annotations } => {
                 let annotations = Arc::clone(annotations);

@@ -1,8 +1,8 @@
 //! AMQP 1.0 as IoT Hub speaks it, written for this double alone.
 //!
 //! ```text
-//!  driver      one task per connection: TLS bytes in and out, timers, commands, faults that concern bytes
-//!    connection  protocol headers, SASL, open/begin/end/close: bytes -> state -> bytes; no IO
+//!  (crate::driver: bytes in and out, timers, commands)
+//!    connection  protocol headers, SASL, open/begin/end/close, heartbeats: bytes -> state -> bytes; no IO
 //!      attach, link, settle   who may hold a link; flow and transfer; telemetry into the log and outcomes back
 //!        cbs         put-token and what a link's identity may do
 //!        outgoing    messages to the peer: credit, frames, those that wait
@@ -17,7 +17,6 @@ pub(crate) mod attach;
 pub(crate) mod c2d;
 pub(crate) mod cbs;
 pub(crate) mod connection;
-pub(crate) mod driver;
 pub(crate) mod frame;
 pub(crate) mod link;
 pub(crate) mod message;

@@ -41,16 +41,21 @@ impl Outgoing {
     }
 }
 
+/// What is left of the credit that a receiver gave when it had seen so many of the deliveries that were sent. It may have taken
+/// credit back while deliveries were on their way: then more of them are than it allows, and nothing is left.
+fn left_of(given: u32, seen: u32, sent: u32) -> u32 {
+    given.saturating_sub(sent.wrapping_sub(seen))
+}
+
 impl Conn {
     /// The peer's word on the credit of a link that it receives on (part 2, section 2.6.7).
     pub(super) fn on_credit(&mut self, channel: u16, handle: u32, flow: &Performative) {
         let session = self.sessions.get_mut(&channel);
         let Some(link) = session.and_then(|s| s.links.get_mut(&handle)) else { return };
         let Some(outgoing) = &mut link.outgoing else { return };
-        // What the receiver allows, less what it has not seen yet.
         let seen = flow.fields.get(5).as_u32().unwrap_or(0);
         let given = flow.fields.get(6).as_u32().unwrap_or(0);
-        outgoing.credit = seen.wrapping_add(given).wrapping_sub(outgoing.sent);
+        outgoing.credit = left_of(given, seen, outgoing.sent);
         match link.purpose {
             Purpose::CloudToDevice => self.deliver_c2d(channel, handle),
             _ => self.send_waiting(channel, handle),
@@ -147,5 +152,28 @@ impl Conn {
             session.next_outgoing_id = session.next_outgoing_id.wrapping_add(1);
         }
         Some(delivery_id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::left_of;
+
+    /// Found in review: a receiver took its credit back while a message was on its way to it, and was sent all others.
+    #[test]
+    fn credit_that_is_taken_back_is_none() {
+        let check = |given, seen, sent, expected| {
+            assert_eq!(left_of(given, seen, sent), expected, "{given} {seen} {sent}");
+        };
+        check(4, 0, 0, 4);
+        check(4, 2, 4, 2);
+        check(4, 4, 4, 4);
+        check(0, 4, 4, 0);
+        check(0, 2, 3, 0);
+        check(1, 2, 5, 0);
+        check(u32::MAX, 7, 8, u32::MAX - 1);
+        // The counts go round.
+        check(3, u32::MAX, 1, 1);
+        check(0, u32::MAX, 1, 0);
     }
 }

@@ -117,6 +117,10 @@ pub enum FaultKind {
         /// Such as 401 or 500.
         status: u16,
     },
+    /// put-tokens are neither taken nor answered (AMQP). `count`: put-tokens.
+    IgnoreTokens,
+    /// Attaches of identities are not answered, not even when the fault has ended (AMQP). `count`: attaches.
+    IgnoreLinks,
 }
 
 /// A fault with its reach.

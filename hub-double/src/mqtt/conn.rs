@@ -1,7 +1,7 @@
 //! One MQTT connection as a state machine: packets in, packets out; no IO.
 //!
 //! Owns: the client once it has come in, the output buffer, what is sent later and what awaits its PUBACK. Invariants:
-//! nothing is read before CONNECT, nothing is sent after [`Conn::is_over`]; a will is told once, and not after DISCONNECT.
+//! nothing is read before CONNECT, nothing is sent after [`Connection::is_over`]; a will is told once, not after DISCONNECT.
 //! Must not know: sockets.
 
 use std::collections::BTreeMap;
@@ -21,6 +21,7 @@ use super::filters::Subscriptions;
 use super::login::{self, Held, Login, Refusal};
 use super::topics::{Inbound, inbound};
 use crate::amqp::attach::stamps;
+use crate::driver::{Connection, LastBytes};
 use crate::hub::{Command, Handle, Hub};
 use crate::log::Telemetry;
 use crate::registry::{AuthType, Principal};
@@ -69,7 +70,7 @@ pub(super) enum Awaiting {
 
 /// The state of one connection.
 #[derive(Debug)]
-pub(super) struct Conn {
+pub(crate) struct Conn {
     pub(super) hub: Arc<Hub>,
     pub(super) handle: Arc<Handle>,
     pub(super) client: Option<Client>,
@@ -90,7 +91,7 @@ pub(super) struct Conn {
 }
 
 impl Conn {
-    pub(super) fn new(
+    pub(crate) fn new(
         hub: Arc<Hub>,
         handle: Arc<Handle>,
         chain: Vec<CertificateDer<'static>>,
@@ -113,27 +114,12 @@ impl Conn {
         }
     }
 
-    /// Whether it has ended: flush and close the socket.
-    pub(super) fn is_over(&self) -> bool {
-        self.over
-    }
-
-    /// When it ends if nothing is heard that was last heard at `heard`.
-    pub(super) fn silent_until(&self, heard: Instant) -> Instant {
+    /// When it ends if nothing more is heard.
+    fn silent_until(&self, last: LastBytes) -> Instant {
         match &self.client {
-            Some(client) => heard + client.silence_max,
+            Some(client) => last.read + client.silence_max,
             None => self.start + CONNECT_WAIT,
         }
-    }
-
-    /// Whether a token has to be watched.
-    pub(super) fn has_token(&self) -> bool {
-        self.client.as_ref().is_some_and(|client| client.token.is_some())
-    }
-
-    /// When the next thing is to be sent.
-    pub(super) fn next_due(&self) -> Option<Instant> {
-        self.delayed.keys().next().map(|(at, _)| *at)
     }
 
     pub(super) fn close(&mut self, why: &str) {
@@ -141,26 +127,6 @@ impl Conn {
             let who = self.client.as_ref().map(|client| client.who.to_string());
             tracing::info!(connection = self.handle.no, who, why, "MQTT: closed");
             self.over = true;
-        }
-    }
-
-    /// Takes all whole packets off `input`.
-    pub(super) fn on_bytes(&mut self, input: &mut BytesMut, now: Instant) {
-        let limit = usize::try_from(self.hub.limits.message_bytes_max).unwrap_or(usize::MAX);
-        while !self.over {
-            if self.client.is_none() && protocol_level(input) == Some(5) {
-                self.out.extend_from_slice(&CONNACK_TO_LEVEL_5);
-                return self.close("MQTT 5");
-            }
-            match Packet::read(input, limit.saturating_add(HEADER_BYTES)) {
-                Ok(packet) => self.on_packet(packet, now),
-                Err(Error::InsufficientBytes(_)) => return,
-                Err(Error::InvalidProtocol | Error::InvalidProtocolLevel(_)) => {
-                    let code = ConnectReturnCode::RefusedProtocolVersion;
-                    self.refuse(&Refusal { code, words: "another protocol level".into() });
-                }
-                Err(error) => self.close(&error.to_string()),
-            }
         }
     }
 
@@ -285,36 +251,6 @@ impl Conn {
         self.held.push((fault, packet_id));
     }
 
-    /// Sends what is due.
-    pub(super) fn on_time(&mut self, now: Instant) {
-        while let Some(entry) = self.delayed.first_entry().filter(|entry| entry.key().0 <= now) {
-            match entry.remove() {
-                Later::PubAck(packet_id) => self.send(&Packet::PubAck(PubAck::new(packet_id))),
-                Later::TwinAnswer { topic, body } => self.answer_twin(topic, body),
-            }
-        }
-    }
-
-    /// Sends what waited for the end of a fault that is over.
-    pub(super) fn on_faults_changed(&mut self) {
-        let hub = Arc::clone(&self.hub);
-        let over: Vec<u16> = self
-            .held
-            .extract_if(.., |(fault, _)| !hub.faults.in_force(*fault))
-            .map(|(_, id)| id)
-            .collect();
-        for packet_id in over {
-            self.send(&Packet::PubAck(PubAck::new(packet_id)));
-        }
-    }
-
-    /// Does what others ask for.
-    pub(super) fn on_commands(&mut self, now: Instant) {
-        while let Some(command) = self.handle.next_command() {
-            self.on_command(command, now);
-        }
-    }
-
     fn on_command(&mut self, command: Command, now: Instant) {
         if let Command::Close { condition } = command {
             return self.close(&condition);
@@ -367,9 +303,95 @@ impl Conn {
             self.close("the token has expired");
         }
     }
+}
 
-    /// The connection has ended, in whatever way: its will, if there is one left.
-    pub(super) fn end(&mut self) {
+impl Connection for Conn {
+    const READ_BYTES: usize = 16 * 1024;
+
+    fn on_bytes(&mut self, input: &mut BytesMut, now: Instant) {
+        let limit = usize::try_from(self.hub.limits.message_bytes_max).unwrap_or(usize::MAX);
+        while !self.over {
+            if self.client.is_none() && protocol_level(input) == Some(5) {
+                self.out.extend_from_slice(&CONNACK_TO_LEVEL_5);
+                return self.close("MQTT 5");
+            }
+            match Packet::read(input, limit.saturating_add(HEADER_BYTES)) {
+                Ok(packet) => self.on_packet(packet, now),
+                Err(Error::InsufficientBytes(_)) => return,
+                Err(Error::InvalidProtocol | Error::InvalidProtocolLevel(_)) => {
+                    let code = ConnectReturnCode::RefusedProtocolVersion;
+                    self.refuse(&Refusal { code, words: "another protocol level".into() });
+                }
+                Err(error) => self.close(&error.to_string()),
+            }
+        }
+    }
+
+    fn messages_read(&mut self) -> u64 {
+        std::mem::take(&mut self.messages_read)
+    }
+
+    fn on_commands(&mut self, now: Instant) {
+        while let Some(command) = self.handle.next_command() {
+            self.on_command(command, now);
+        }
+    }
+
+    fn on_faults_changed(&mut self) {
+        let hub = Arc::clone(&self.hub);
+        let over: Vec<u16> = self
+            .held
+            .extract_if(.., |(fault, _)| !hub.faults.in_force(*fault))
+            .map(|(_, id)| id)
+            .collect();
+        for packet_id in over {
+            self.send(&Packet::PubAck(PubAck::new(packet_id)));
+        }
+    }
+
+    fn on_time(&mut self, now: Instant) {
+        while let Some(entry) = self.delayed.first_entry().filter(|entry| entry.key().0 <= now) {
+            match entry.remove() {
+                Later::PubAck(packet_id) => self.send(&Packet::PubAck(PubAck::new(packet_id))),
+                Later::TwinAnswer { topic, body } => self.answer_twin(topic, body),
+            }
+        }
+    }
+
+    fn has_tokens(&self) -> bool {
+        self.client.as_ref().is_some_and(|client| client.token.is_some())
+    }
+
+    fn check_tokens(&mut self, now: Instant) {
+        self.expire_token(None, now);
+    }
+
+    fn on_silence(&mut self, last: LastBytes, now: Instant) {
+        if now > self.silent_until(last) {
+            self.close("nothing was heard for 1.5 times the keep-alive");
+        }
+    }
+
+    fn next_wake(&self, last: LastBytes) -> Option<Instant> {
+        let silent = self.silent_until(last) + Duration::from_millis(1);
+        let due = self.delayed.keys().next().map(|(at, _)| *at);
+        [Some(silent), due].into_iter().flatten().min()
+    }
+
+    fn out(&self) -> &[u8] {
+        &self.out
+    }
+
+    fn on_written(&mut self) {
+        self.out.clear();
+    }
+
+    fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// Tells the will, if there is one left.
+    fn end(&mut self) {
         if let Some(client) = &mut self.client
             && let Some(will) = client.will.take()
         {

@@ -12,6 +12,7 @@ use super::conn::{Awaiting, Conn};
 use super::filters::Wanted;
 use crate::c2d::{Outcome, Taken};
 use crate::clock::iso8601;
+use crate::driver::Connection;
 use crate::registry::Principal;
 
 /// Publications that await their PUBACK: more than the queue of a device holds.

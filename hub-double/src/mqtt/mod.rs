@@ -2,7 +2,7 @@
 //! library's (rumqttc), and not the gateway's.
 //!
 //! ```text
-//!  driver       one task per connection: TLS bytes in and out, timers, commands, faults that concern bytes
+//!  (crate::driver: bytes in and out, timers, commands)
 //!    conn       packets -> state -> packets; no IO
 //!      login        CONNECT: user name, token or certificate; what it is refused with
 //!        certificate  what TLS takes, and what thumbprints and CAs make of it
@@ -14,9 +14,8 @@
 
 pub(crate) mod bag;
 pub(crate) mod certificate;
-mod conn;
+pub(crate) mod conn;
 mod deliver;
-pub(crate) mod driver;
 pub(crate) mod filters;
 mod inbound;
 mod login;

@@ -122,12 +122,21 @@ impl Client {
     }
 
     pub(crate) async fn with_sasl(hub: &HubDouble, sasl: bool) -> Self {
+        Self::opened(hub, sasl, Some(IDLE_MS)).await
+    }
+
+    /// Does not mind how long the hub is silent.
+    pub(crate) async fn patient(hub: &HubDouble) -> Self {
+        Self::opened(hub, true, None).await
+    }
+
+    async fn opened(hub: &HubDouble, sasl: bool, idle_ms: Option<u32>) -> Self {
         let stream = tls(hub.ports().amqp).await.expect("the double listens");
-        let builder = Connection::builder()
-            .container_id("test")
-            .hostname(HUB)
-            .scheme("amqp")
-            .idle_time_out(IDLE_MS);
+        let builder = Connection::builder().container_id("test").hostname(HUB).scheme("amqp");
+        let builder = match idle_ms {
+            Some(ms) => builder.idle_time_out(ms),
+            None => builder,
+        };
         let builder = if sasl { builder.sasl_profile(SaslProfile::Anonymous) } else { builder };
         let mut connection = builder.open_with_stream(stream).await.expect("open");
         let mut session = Session::begin(&mut connection).await.expect("begin");

@@ -1,6 +1,7 @@
 //! The hub double from outside: clients of another make (fe2o3-amqp, rumqttc), raw HTTP, and the library API.
 
 mod admin;
+mod both_protocols;
 mod c2d;
 mod client;
 mod faults;

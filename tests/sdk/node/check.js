@@ -3,9 +3,8 @@
 
 const assert = require('node:assert');
 const table = require('./messages.js');
-
-const admin = `http://127.0.0.1:${process.argv[2]}`;
-const get = async (path) => (await fetch(admin + path)).json();
+const { run } = require('./program.js');
+const { get } = require('./straight.js');
 
 const SYSTEM = { messageId: 'message-id', correlationId: 'correlation-id', contentType: 'content-type',
   contentEncoding: 'content-encoding' };
@@ -47,7 +46,4 @@ async function main() {
   console.log(`the hub double shows exactly the ${messages.length} messages that the Node SDK sent`);
 }
 
-main().catch((error) => {
-  console.error(error.message);
-  process.exit(1);
-});
+run(main);

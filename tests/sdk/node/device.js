@@ -10,6 +10,7 @@ const mqtt = require('mqtt');
 const { Client, Message, SharedAccessKeyAuthenticationProvider } = require('azure-iot-device');
 const { ExponentialBackOffWithJitter, NoRetry } = require('azure-iot-common');
 const { Mqtt } = require('azure-iot-device-mqtt');
+const { callback, run } = require('./program.js');
 
 const FIELDS = { message_id: 'messageId', correlation_id: 'correlationId', user_id: 'userId',
   content_type: 'contentType', content_encoding: 'contentEncoding', expiry_time_utc: 'expiryTimeUtc' };
@@ -18,10 +19,6 @@ let client;
 let twin;
 
 const event = (kind, content) => console.log(JSON.stringify({ event: { kind, ...content } }));
-
-const callback = (call) => new Promise((resolve, reject) => {
-  call((error, value) => (error ? reject(error) : resolve(value)));
-});
 
 // Bytes as [text, encoding], for JSON has none.
 function body(bytes) {
@@ -121,7 +118,4 @@ async function main() {
   await client.close();
 }
 
-main().then(() => process.exit(0), (error) => {
-  console.error(error);
-  process.exit(1);
-});
+run(main);

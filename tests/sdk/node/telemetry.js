@@ -1,13 +1,11 @@
-// Sends the table of messages.js with the real SDK over AMQP, straight to the hub double. Keys come in the environment.
+// Sends the table of messages.js with the real SDK over AMQP, straight to the hub double.
 'use strict';
 
-const fs = require('node:fs');
 const { Client, Message, ModuleClient } = require('azure-iot-device');
-const { Amqp } = require('azure-iot-device-amqp');
 const table = require('./messages.js');
+const { run } = require('./program.js');
+const { connected, connectionString, made } = require('./straight.js');
 
-const ca = fs.readFileSync(process.env.CA_FILE, 'utf8');
-const key = process.env.DEVICE_KEY;
 const wrongKey = Buffer.from('not the key of this device').toString('base64');
 
 function message(m) {
@@ -19,28 +17,18 @@ function message(m) {
   return out;
 }
 
-async function connected(Kind, connectionString) {
-  const client = Kind.fromConnectionString(connectionString, Amqp);
-  await client.setOptions({ ca });
-  await client.open();
-  return client;
-}
-
 async function main() {
-  const device = `HostName=${table.HUB};DeviceId=${table.DEVICE}`;
-
-  const client = await connected(Client, `${device};SharedAccessKey=${key}`);
+  const client = await connected(Client, connectionString());
   for (const m of table.single) await client.sendEvent(message(m));
   await Promise.all(table.stream.map((m) => client.sendEvent(message(m))));
   await client.close();
 
-  const module = await connected(ModuleClient, `${device};ModuleId=${table.MODULE};SharedAccessKey=${key}`);
+  const module = await connected(ModuleClient, connectionString(table.MODULE));
   for (const m of table.module) await module.sendEvent(message(m));
   await module.close();
 
   // The other way round: a key that is not the device's gets nowhere.
-  const refused = Client.fromConnectionString(`${device};SharedAccessKey=${wrongKey}`, Amqp);
-  await refused.setOptions({ ca });
+  const refused = await made(Client, connectionString(null, wrongKey));
   try {
     await refused.open();
   } catch (error) {
@@ -51,7 +39,4 @@ async function main() {
   throw new Error('the hub double took a wrong key');
 }
 
-main().then(() => process.exit(0), (error) => {
-  console.error(error);
-  process.exit(1);
-});
+run(main);

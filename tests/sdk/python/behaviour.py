@@ -4,7 +4,9 @@ Owns: the order of the steps, and the record: plain JSON of everything that the 
 sees ("cloud"). Must not know: what is sent (cases.py), whether there is a gateway, what is expected.
 
 What cannot be the same twice is not in the record: the value of a time (`<time>`; that it is one is looked at), request ids
-(`<rid>`), and positions in the hub's own log, its numbers of connections and of batches.
+(`<rid>`), and positions in the hub's own log, its numbers of connections and of batches. What one value says of another is
+looked at, too: an address that is the sender's own is `<own>`, and a twin's version is told without what it counts of the
+reported section.
 """
 
 import json
@@ -12,9 +14,9 @@ import re
 import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
 
+from asking import wait_for
 from cases import ANSWERS, DESIRED, LAST_PATCHES, MESSAGES, METHODS, OUTPUTS, OWN_DAYS, PATCHES, TELEMETRY, TOGETHER
 from devices import Refusal
-from running import wait_for
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
@@ -112,11 +114,18 @@ class Behaviour:
         for name, message in zip(sent, found):
             for position in ("seq", "connection", "batch"):
                 message.pop(position)
-            self.cloud["messages"][name] = steady(message)
+            self.cloud["messages"][name] = steady(message | {"systemProperties": self.system_properties(message)})
+
+    def system_properties(self, message):
+        system = message["systemProperties"]
+        is_own = system.get("to") == f"/devices/{self.path}/messages/events"
+        return system | {"to": "<own>"} if is_own else system
 
     def looks(self, when):
         """The twin as the service side has it."""
-        self.cloud[f"twin {when}"] = steady(self.hub.twin(self.path))
+        twin = steady(self.hub.twin(self.path))
+        version = twin.pop("version") - twin["properties"]["reported"]["$version"]
+        self.cloud[f"twin {when}"] = twin | {"version without the reported section's": version}
 
     def reports(self, patches, last):
         for name, patch in patches.items():
@@ -192,7 +201,7 @@ class Behaviour:
             "telemetry is at the hub",
             lambda: [m for m in self.hub.messages(self.device, self.module) if m["body"] == "back"],
         )
-        self.cloud["messages"]["after coming back"] = steady({"systemProperties": found[0]["systemProperties"]})
+        self.cloud["messages"]["after coming back"] = steady({"systemProperties": self.system_properties(found[0])})
         if not self.module:
             self.cloud["cloud-to-device"] = {record["messageId"]: record for record in self.hub.c2d(self.device)}
             self.cloud["feedback"] = {

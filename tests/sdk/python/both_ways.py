@@ -8,8 +8,9 @@ import json
 import sys
 import unittest
 
+from asking import wait_for
 from devices import PythonDevice, Refusal, ways
-from running import Gateway, Hub, Site, new_key, run_tests, wait_for
+from running import Gateway, Hub, Site, new_key, run_tests
 from twoway import NodeClient, PythonClient
 
 SITE = Site(*sys.argv[1:4])
@@ -55,11 +56,7 @@ class Participant:
         return self.persists(self.client.get_twin)
 
     def until_reported(self, **expected):
-        def seen():
-            reported = self.hub.twin(self.name)["properties"]["reported"]
-            return expected.items() <= reported.items()
-
-        wait_for(f"the hub knows {expected} of {self.name}", seen)
+        self.hub.until_reported(self.name, **expected)
 
     def until_told(self, expected):
         is_it = lambda event: expected.items() <= event["patch"].items()

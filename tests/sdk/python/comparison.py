@@ -7,12 +7,12 @@ know: what the rows say, SDKs, processes.
 import fnmatch
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # What a field is where it is not.
 ABSENT = object()
-# A number that is not higher than the other way's.
-AT_MOST = "at most that"
+# A number that is not higher than the other way's, and not that of something that was never changed.
+AT_MOST, UNCHANGED = "more than 1, and at most that", 1
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ class Deviation:
 
     def fits(self, difference):
         if self.through == AT_MOST:
-            return int(difference.through) <= int(difference.straight)
+            is_number = re.fullmatch("[0-9]+", difference.through) is not None
+            return is_number and UNCHANGED < int(difference.through) <= int(difference.straight)
         return re.fullmatch(self.through, difference.through, re.DOTALL) is not None
 
 
@@ -73,6 +74,13 @@ def differences(straight, through, path=""):
 
 def text(value):
     return "absent" if value is ABSENT else json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
+def changed(difference, straight, through):
+    """The difference with another value on one side: each of `straight` on that side, each of `through` on the other."""
+    each = [replace(difference, straight=value) for value in straight]
+    each += [replace(difference, through=value) for value in through]
+    return [other for other in each if other != difference and other.straight != other.through]
 
 
 def judge(client, straight, through, table):

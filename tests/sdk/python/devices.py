@@ -145,9 +145,13 @@ class NodeDevice:
     def _ask(self, **asked):
         self.process.stdin.write(json.dumps(asked) + "\n")
         self.process.stdin.flush()
-        answer = json.loads(self.process.stdout.readline())
+        answer = self._answer()
         if answer["error"]:
             raise Refusal(answer["error"]["name"], answer["error"]["message"])
+        return answer.get("value")
+
+    def _answer(self):
+        return json.loads(self.process.stdout.readline())
 
     def end(self):
         self.process.stdin.close()

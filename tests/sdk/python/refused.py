@@ -21,9 +21,10 @@ Arguments: the folder of the binaries, the folder of a minted site (`sphere-gate
 import sys
 import unittest
 
+from asking import wait_for
 from certificates import Authority
 from devices import NodeDevice, PythonDevice, Refusal, ways
-from running import Gateway, Hub, Site, new_key, run_tests, wait_for
+from running import Gateway, Hub, Site, new_key, run_tests
 from stub import RefusingHub
 
 SITE = Site(*sys.argv[1:4])

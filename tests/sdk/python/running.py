@@ -11,10 +11,9 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import unittest
-import urllib.error
-import urllib.request
+
+from asking import ask, request, wait_for
 
 GATEWAY = "gateway.example"
 HUB = "hub.example"
@@ -37,52 +36,6 @@ def run_tests(seconds_max=200):
     unittest.main(argv=sys.argv[:1], verbosity=2)
 
 
-def wait_for(what, probe, seconds=60):
-    deadline = time.monotonic() + seconds
-    last = None
-    while time.monotonic() < deadline:
-        try:
-            last = probe()
-            if last:
-                return last
-        except OSError as e:
-            last = e
-        time.sleep(0.05)
-    raise AssertionError(f"{what}: not within {seconds} s, last seen: {last}")
-
-
-def ask(method, url, body=None):
-    """Status and body (JSON, if it is), also of a refusal."""
-    asked = urllib.request.Request(
-        url,
-        data=None if body is None else json.dumps(body).encode(),
-        method=method,
-        headers={"Content-Type": "application/json"},
-    )
-    try:
-        # Longer than any call of a method that a test makes.
-        with urllib.request.urlopen(asked, timeout=60) as answer:
-            status, text = answer.status, answer.read().decode()
-    except urllib.error.HTTPError as refused:
-        with refused:
-            status, text = refused.code, refused.read().decode()
-    try:
-        return status, json.loads(text)
-    except ValueError:
-        return status, text
-
-
-def request(method, url, body=None):
-    asked = urllib.request.Request(
-        url,
-        data=None if body is None else json.dumps(body).encode(),
-        method=method,
-        headers={"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(asked, timeout=10) as answer:
-        return answer.read().decode()
-
-
 class Site:
     """The certificates of `sphere-gateway certs`, and an empty folder to work in."""
 
@@ -100,6 +53,13 @@ class Site:
 
     def in_scratch(self, name):
         return os.path.join(self.scratch, name)
+
+    def sphere(self):
+        """The device that has a certificate, with an id of 128 characters as Azure Sphere's: its id, and the files of its chain
+        and of its key.
+        """
+        files = (self.path("devices/device-1.chain.pem"), self.path("devices/device-1.key.pem"))
+        return self.text("devices/ids.txt").split()[0], files
 
 
 class Hub:
@@ -125,7 +85,7 @@ class Hub:
         self.admin = f"http://{HUB_ADDRESS}:{json.loads(self.process.stdout.readline())['admin']}"
 
     def get(self, path):
-        return json.loads(request("GET", self.admin + path))
+        return request("GET", self.admin + path)
 
     def put(self, path, **spec):
         request("PUT", self.admin + path, spec)
@@ -143,14 +103,17 @@ class Hub:
         return self.get(f"/twins/{who}")
 
     def patch_twin(self, who, **twin):
-        status, answer = ask("PATCH", f"{self.admin}/twins/{who}", twin)
-        assert status == 200, f"{status} {answer}"
-        return answer
+        return request("PATCH", f"{self.admin}/twins/{who}", twin)
 
     def put_twin(self, who, **twin):
-        status, answer = ask("PUT", f"{self.admin}/twins/{who}", twin)
-        assert status == 200, f"{status} {answer}"
-        return answer
+        return request("PUT", f"{self.admin}/twins/{who}", twin)
+
+    def until_reported(self, who, **expected):
+        def seen():
+            reported = self.twin(who)["properties"]["reported"]
+            return expected.items() <= reported.items()
+
+        wait_for(f"the hub knows {expected} of {who}", seen)
 
     def set_desired(self, who, **desired):
         """Merges; gives the new version."""
@@ -161,9 +124,7 @@ class Hub:
         return ask("POST", f"{self.admin}/twins/{who}/methods", {"methodName": name, **how})
 
     def send_c2d(self, device, **message):
-        status, answer = ask("POST", f"{self.admin}/devices/{device}/c2d", message)
-        assert status == 201, f"{status} {answer}"
-        return answer["messageId"]
+        return request("POST", f"{self.admin}/devices/{device}/c2d", message)["messageId"]
 
     def c2d(self, device):
         return self.get(f"/devices/{device}/c2d")["messages"]
@@ -219,7 +180,7 @@ class Gateway:
             [f"{self.site.binaries}/sphere-gateway", "run"], env=self.environment, stdout=self.log, stderr=self.log
         )
         try:
-            wait_for("devices can be let in", lambda: request("GET", f"{self.ADMIN}/readyz"))
+            wait_for("devices can be let in", lambda: ask("GET", f"{self.ADMIN}/readyz")[0] == 200)
         except BaseException:
             self.kill()
             raise

@@ -13,13 +13,13 @@ import socket
 import ssl
 import sys
 import threading
-import time
 import unittest
 import urllib.parse
 
 import paho.mqtt.client as mqtt
 
-from running import GATEWAY, Gateway, Hub, Site, ask, run_tests, wait_for
+from asking import wait_for
+from running import GATEWAY, Gateway, Hub, Site, run_tests
 
 SITE = Site(*sys.argv[1:4])
 PORT, KEEP_ALIVE_SECS, TWIN_BYTES_MAX = 8883, 240, 512
@@ -41,7 +41,7 @@ class SphereDevice:
         self.client.username_pw_set(USER.format(host=GATEWAY, device=device))
         context = ssl.create_default_context(cafile=SITE.path("edge-root.pem"))
         context.maximum_version = ssl.TLSVersion.TLSv1_2
-        context.load_cert_chain(SITE.path("devices/device-1.chain.pem"), SITE.path("devices/device-1.key.pem"))
+        context.load_cert_chain(*SITE.sphere()[1])
         self.client.tls_set_context(context)
         self.client.on_connect = lambda client, data, flags, code: self.note(connack=(code, flags["session present"]))
         self.client.on_subscribe = lambda client, data, mid, granted: self.note(granted=granted)
@@ -65,11 +65,10 @@ class SphereDevice:
 
     def until(self, what, look, seconds=60):
         with self.changed:
-            deadline = time.monotonic() + seconds
-            while not (found := look()):
-                if not self.changed.wait(deadline - time.monotonic()):
-                    raise AssertionError(f"no {what} within {seconds} s; came: {[p.topic for p in self.publications]}")
-            return found
+            found = self.changed.wait_for(look, seconds)
+        if not found:
+            raise AssertionError(f"no {what} within {seconds} s; came: {[p.topic for p in self.publications]}")
+        return found
 
     def subscribe(self, *filters):
         """One SUBSCRIBE; what its SUBACK grants."""
@@ -162,7 +161,7 @@ class AzureSphere(unittest.TestCase):
     def setUp(self):
         self.hub = Hub(SITE)
         self.addCleanup(self.hub.end)
-        self.id = SITE.text("devices/ids.txt").split()[0]
+        self.id, _ = SITE.sphere()
         self.hub.put_child(self.id, authType="certificateAuthority")
         self.hub.set_desired(self.id, StatusLED=True)
         self.gateway = Gateway(SITE, self.hub, ReportedPropertiesSyncFrequencySecs="1", MinTwinSyncPeriodSecs="1")
@@ -200,13 +199,6 @@ class AzureSphere(unittest.TestCase):
     def until_settled(self, number):
         wait_for("they are settled", lambda: [m.get("outcome") for m in self.hub.c2d(self.id)] == ["Success"] * number)
 
-    def until_reported(self, **expected):
-        def seen():
-            reported = self.hub.twin(self.id)["properties"]["reported"]
-            return expected.items() <= reported.items()
-
-        wait_for(f"the hub knows {expected}", seen)
-
     def arrived(self):
         return [json.loads(message["body"])["n"] for message in self.hub.messages(self.id)]
 
@@ -219,7 +211,7 @@ class AzureSphere(unittest.TestCase):
         device.send({"n": 1}, **{"alert level": "high&low", "iothub-creation-time-utc": created})
         version = device.report(5, {"StatusLED": {"value": True, "ac": 200, "av": twin["desired"]["$version"]}})
         self.assertEqual(version, twin["reported"]["$version"] + 1)
-        self.until_reported(StatusLED={"value": True, "ac": 200, "av": 2})
+        hub.until_reported(self.id, StatusLED={"value": True, "ac": 200, "av": 2})
         wait_for("the message is at the hub", lambda: self.arrived() == [1])
         [message] = hub.messages(self.id)
         self.assertEqual(message["properties"], {"alert level": "high&low"})
@@ -239,21 +231,21 @@ class AzureSphere(unittest.TestCase):
         self.assertEqual(twin["desired"], {"StatusLED": False, "$version": 3})
         hub.set_desired(self.id, StatusLED=True, more={"a": 1})
         hub.set_desired(self.id, more={"a": 2})
-        self.assertEqual(ask("POST", f"{hub.admin}/twins/{self.id}/methods", {"methodName": "x"})[0], 404)
+        self.assertEqual(hub.call(self.id, "x")[0], 404)
         hub.send_c2d(self.id, messageId="m-away", body="m-away", ack="full", properties={"colour": "deep blue/ü"})
         self.assertEqual([p.topic for p in device.publications], [])
 
         hub.back()
         self.assertEqual(device.told_desired(), {"StatusLED": True, "more": {"a": 2}, "$version": 5})
         self.takes("m-away")
-        self.until_reported(offline=2)
+        hub.until_reported(self.id, offline=2)
         self.assertNotIn("StatusLED", hub.twin(self.id)["properties"]["reported"])
         wait_for("the message of the outage is at the hub", lambda: self.arrived() == [1, 2])
         self.calls({"interval": 2})
         self.sends_down("m-2")
         device.send({"n": 3})
         self.assertEqual(device.report(9, {"back": True}), version + 3)
-        self.until_reported(back=True)
+        hub.until_reported(self.id, back=True)
         twin = device.get_twin(10)
         self.assertEqual(twin["desired"], {"StatusLED": True, "more": {"a": 2}, "$version": 5})
         self.assertEqual(twin["reported"], {"offline": 2, "back": True, "$version": version + 3})

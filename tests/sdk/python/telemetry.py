@@ -7,8 +7,9 @@ import json
 import sys
 import unittest
 
+from asking import wait_for
 from devices import NodeDevice, PythonDevice, ways
-from running import EDGE, Gateway, Hub, Site, new_key, run_tests, wait_for
+from running import EDGE, Gateway, Hub, Site, new_key, run_tests
 
 SITE = Site(*sys.argv[1:4])
 MESSAGES = 20
@@ -19,8 +20,7 @@ class TelemetryThroughTheGateway(unittest.TestCase):
     def setUpClass(cls):
         cls.hub = Hub(SITE)
         cls.addClassCleanup(cls.hub.end)
-        # 128 characters, as Azure Sphere's.
-        cls.sphere = SITE.text("devices/ids.txt").split()[0]
+        cls.sphere, cls.files = SITE.sphere()
         cls.keys = {name: new_key() for name in ("py-key", "node-key", "edge-module", "leaf-module")}
         cls.hub.put_child(cls.sphere, authType="certificateAuthority")
         cls.hub.put_child("py-key", primaryKey=cls.keys["py-key"])
@@ -69,8 +69,7 @@ class TelemetryThroughTheGateway(unittest.TestCase):
         self.assertEqual((counts["duplicates"], counts["reordered"]), (0, 0))
 
     def test_python_with_a_certificate(self):
-        files = (SITE.path("devices/device-1.chain.pem"), SITE.path("devices/device-1.key.pem"))
-        self.sends(PythonDevice.with_certificate(self.way, self.sphere, files), self.sphere)
+        self.sends(PythonDevice.with_certificate(self.way, self.sphere, self.files), self.sphere)
 
     def test_python_with_a_symmetric_key(self):
         self.sends(PythonDevice.with_key(self.way, "py-key", self.keys["py-key"]), "py-key")

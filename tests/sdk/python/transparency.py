@@ -1,8 +1,8 @@
 """Transparency: the same devices with the same real SDKs do the same things twice, once straight at the hub double and once
 through the gateway. All that they see, and all that the cloud side sees of them, is the same, but for the table of deviations.
 
-A difference that no row explains fails, a row that never applies fails, and so does a table that is not the one of
-docs/transparency.md. The records stay in the scratch folder.
+A difference that no row explains fails, a row that never applies fails, a row that would take another value fails, and so does a
+table that is not the one of docs/transparency.md. The records stay in the scratch folder.
 
 Arguments: the folder of the binaries, the folder of a minted site (`sphere-gateway certs`), a scratch folder.
 """
@@ -15,7 +15,7 @@ import unittest
 from concurrent.futures import ThreadPoolExecutor
 
 from behaviour import Behaviour
-from comparison import as_markdown, judge
+from comparison import as_markdown, changed, differences, judge
 from deviations import ALL, OPEN, TABLE
 from devices import PythonDevice, ways
 from running import EDGE, Gateway, Hub, Site, new_key, run_tests
@@ -25,6 +25,11 @@ SITE = Site(*sys.argv[1:4])
 DOCUMENT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "..", "docs", "transparency.md")
 # What a hub must have for a client before it can call it; the same names for both ways.
 METHODS, MESSAGES = "method requests", "cloud-to-device"
+
+# Values that are nowhere meant where the two ways differ: nothing, another kind of value, another answer.
+NOWHERE = ("absent", "null", "{}", "[]", "true", "-1", "0", "1", '""', '"another"')
+# The same, where the gateway's is meant. (On the other side some of these are versions.)
+NOWHERE_THROUGH = NOWHERE + ("400", "404000", '"200"', '"204"', '"403"', '"503"')
 
 
 class Fleet:
@@ -43,7 +48,7 @@ class Fleet:
             raise
 
     def register(self):
-        self.sphere = SITE.text("devices/ids.txt").split()[0]
+        self.sphere, self.files = SITE.sphere()
         self.keys = {name: new_key() for name in ("python-key", "node-key", "meter", "sensor")}
         self.hub.put_child("python-key", primaryKey=self.keys["python-key"])
         self.hub.put_child(self.sphere, authType="certificateAuthority")
@@ -55,12 +60,11 @@ class Fleet:
     def clients(self):
         """By name: what makes a client (as often as it is called), its device, its module."""
         way, keys = self.way, self.keys
-        files = (SITE.path("devices/device-1.chain.pem"), SITE.path("devices/device-1.key.pem"))
         # Who is told to leave stays away: else two of one identity would drive each other out for ever.
         once = {"connection_retry": False}
         key, meter, sensor = keys["python-key"], keys["meter"], keys["sensor"]
         with_key = lambda: PythonDevice.with_key(way, "python-key", key, **once)
-        with_certificate = lambda: PythonDevice.with_certificate(way, self.sphere, files, **once)
+        with_certificate = lambda: PythonDevice.with_certificate(way, self.sphere, self.files, **once)
         as_module = lambda: PythonDevice.with_connection_string(way, "host", meter, "meter", **once)
         as_edge_module = lambda: PythonDevice.with_connection_string(way, EDGE, sensor, "sensor", **once)
         return {
@@ -127,7 +131,8 @@ class Transparency(unittest.TestCase):
         through["device"]["wire"]["one more"] = {}
         through["device"]["order of messages"].reverse()
         through["cloud"]["methods"]["text"]["answer"]["status"] = 200
-        through["cloud"]["twin after last report"]["version"] = 99
+        through["cloud"]["twin after last report"]["properties"]["reported"]["$version"] = 99
+        through["cloud"]["twin after last report"]["version without the reported section's"] += 1
         unexplained, idle = judge(client, self.straight[client], through, TABLE + OPEN)
         self.assertEqual(
             [difference.path for difference in unexplained],
@@ -135,7 +140,8 @@ class Transparency(unittest.TestCase):
                 "cloud/messages/binary",
                 "cloud/messages/odd values/properties/emoji",
                 "cloud/methods/text/answer/status",
-                "cloud/twin after last report/version",
+                "cloud/twin after last report/properties/reported/$version",
+                "cloud/twin after last report/version without the reported section's",
                 "device/order of messages",
                 "device/told/desired 2/led",
                 "device/wire/one more",
@@ -144,6 +150,13 @@ class Transparency(unittest.TestCase):
         self.assertEqual(idle, [])
         _, idle = judge(client, self.straight[client], self.straight[client], TABLE + OPEN)
         self.assertEqual(idle, [row for row in TABLE + OPEN if client in row.clients])
+
+    def test_no_row_takes_another_value(self):
+        for client in ALL:
+            for difference in differences(self.straight[client], self.through[client]):
+                for other in changed(difference, NOWHERE, NOWHERE_THROUGH):
+                    rows = [row.name for row in TABLE + OPEN if row.explains(client, other)]
+                    self.assertEqual(rows, [], f"{client}: {other}")
 
     def test_the_table_is_the_documents(self):
         with open(DOCUMENT, encoding="utf-8") as f:

@@ -13,14 +13,13 @@ import json
 import queue
 import struct
 import threading
-import time
 from contextlib import contextmanager
 from unittest import mock
 
 from azure.iot.device import MethodResponse
 from azure.iot.device.common import mqtt_transport
 
-from devices import NodeDevice, PythonDevice, Refusal
+from devices import NodeDevice, PythonDevice
 
 ANSWER_SECONDS = 90
 # The name that an SDK client is made by is one for all threads.
@@ -57,14 +56,8 @@ class Heard:
 
     def until(self, kind, wanted, seconds=60):
         """Waits until one of the kind is as `wanted`; whether one is."""
-        deadline = time.monotonic() + seconds
         with self._changed:
-            while not any(wanted(event) for event in self._events.get(kind, [])):
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    return False
-                self._changed.wait(left)
-        return True
+            return self._changed.wait_for(lambda: any(wanted(event) for event in self._events.get(kind, [])), seconds)
 
 
 @contextmanager
@@ -152,16 +145,11 @@ class NodeClient(NodeDevice):
         self.heard, self.answers = Heard(), queue.Queue()
         super().__init__(way, tapped=True, **how)
 
-    def _ask(self, **asked):
+    def _answer(self):
         if not hasattr(self, "reader"):
             self.reader = threading.Thread(target=self._read, daemon=True)
             self.reader.start()
-        self.process.stdin.write(json.dumps(asked) + "\n")
-        self.process.stdin.flush()
-        answer = self.answers.get(timeout=ANSWER_SECONDS)
-        if answer["error"]:
-            raise Refusal(answer["error"]["name"], answer["error"]["message"])
-        return answer.get("value")
+        return self.answers.get(timeout=ANSWER_SECONDS)
 
     def _read(self):
         for line in self.process.stdout:
