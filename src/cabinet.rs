@@ -361,6 +361,19 @@ mod tests {
         assert!(cabinet.get(&name("d/m")).unwrap().is_some());
     }
 
+    /// Byte for byte: a gateway that is updated finds what the older one kept.
+    #[test]
+    fn the_files_are_read_and_written_as_ever() {
+        let stored = b"SGC1\x0c\xe6m\xec\x03\0d/mdocument";
+        let (_folder, cabinet) = cabinet();
+        cabinet.put(&name("d/m"), b"document").unwrap();
+        let name_of_file = "481e079ad2755f40704a2e9ae76cb2123537e85bab0f57ede9442e8c1e876237";
+        let path = cabinet.folder.join(name_of_file);
+        assert_eq!(std::fs::read(&path).unwrap(), stored);
+        std::fs::write(&path, stored).unwrap();
+        assert_eq!(cabinet.get(&name("d/m")).unwrap().unwrap(), b"document");
+    }
+
     #[test]
     fn there_is_room_for_so_many_and_no_more() {
         let (_folder, mut cabinet) = cabinet();

@@ -1,13 +1,28 @@
 //! A small file that is replaced whole or not at all: what the gateway knows and must know again after a restart.
 //!
-//! Owns: the way to replace it (new file, fsync, rename, folder fsync), and to set aside one that is damaged.
-//! Invariants: whenever the power goes, the old content or the new one is there; the owner alone can read it; nothing is
-//! ever deleted but what a failed try left; a read is bounded. Must not know: what is in it, but for its version.
+//! Owns: the way to replace it (new file, fsync, rename, folder fsync), to read it, and to set aside one that is damaged; the
+//! head of those that are JSON ([`Form`]): version and edge device. Invariants: whenever the power goes, the old content or the
+//! new one is there; the owner alone can read it; nothing is ever deleted but what a failed try left; a read is bounded; a
+//! version that this program does not know is never taken for one that it does. Must not know: what else is in it.
+//!
+//! # Who keeps what
+//!
+//! | file | kept by | its form |
+//! |---|---|---|
+//! | `scope.json` | `auth::scope` | [`Form`] with a checksum; versions 1 and 2 |
+//! | `seen-certificates.json` | `auth::grace` | [`Form`] with a checksum |
+//! | `desired.json`, `desired-twin.json` | `desired::last_good` | [`Form`] with a checksum, and one of the document |
+//! | `scope.key` | `auth::scope::vault` | JSON with a version, but of no edge device; no parser's words, which may quote a key |
+//! | `twins/*`, `sessions/*` | `cabinet` | binary: magic, CRC32C, name, and a document with a version of its own |
+//! | `daemon-*.pem` | `edged` | PEM, without a head |
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 /// The steps, as a volume sees them: so that tests can cut its power between any two.
 trait Volume {
@@ -152,6 +167,114 @@ pub(crate) fn read(path: &Path, bytes_max: u64) -> io::Result<Option<Result<Vec<
     }
 }
 
+/// Ends a kept file that is JSON, as its last field: the CRC32C of all bytes before it, as eight hex digits. Within a text the
+/// quotes would be escaped, so nothing else looks like it.
+const SUM: &str = r#","file_crc32c":""#;
+
+/// `content`, which is a JSON object with fields, with its checksum.
+fn with_sum(mut content: Vec<u8>) -> Vec<u8> {
+    content.truncate(content.len() - 1);
+    let sum = crc32c::crc32c(&content);
+    content.extend_from_slice(format!("{SUM}{sum:08x}\"}}").as_bytes());
+    content
+}
+
+/// Whether the checksum at the end is that of the content. A file of an earlier program has none.
+fn is_as_written(content: &[u8]) -> bool {
+    let end = content.len().saturating_sub(SUM.len() + "00000000\"}".len());
+    let (before, sum) = content.split_at(end);
+    match sum.strip_prefix(SUM.as_bytes()) {
+        Some(sum) => sum == format!("{:08x}\"}}", crc32c::crc32c(before)).as_bytes(),
+        None => true,
+    }
+}
+
+/// The file as an earlier program wrote it.
+#[cfg(test)]
+pub(crate) fn without_sum(text: &str) -> String {
+    let (content, _) = text.split_once(SUM).expect("it has a checksum");
+    format!("{content}}}")
+}
+
+/// A kept file that is JSON and begins `{"version":1,"edge":"EDGE",`: what is read of it, and the words for what is not.
+#[derive(Debug)]
+pub(crate) struct Form {
+    /// Bytes of the largest file that is read.
+    pub(crate) bytes_max: u64,
+    /// Versions that are read, oldest first; the last is the one that is written.
+    pub(crate) versions: &'static [u32],
+    /// What is said before the parser's words: `it is no ledger`.
+    pub(crate) not_ours: &'static str,
+    /// What it is of an edge device: `ledger`.
+    pub(crate) noun: &'static str,
+}
+
+/// Why a kept file is of no use, in words.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unusable {
+    /// The volume does not give it (no permission, a failing disk): it may be good.
+    #[error("it cannot be read: {0}")]
+    Io(#[from] io::Error),
+    /// It was read and is wrong.
+    #[error("{0}")]
+    Content(String),
+}
+
+impl From<String> for Unusable {
+    fn from(words: String) -> Self {
+        Self::Content(words)
+    }
+}
+
+impl Unusable {
+    /// As [`set_aside`] does it to the file at `path`, of which this was said; but one that was not read stays: it may heal.
+    pub(crate) fn set_aside(&self, path: &Path) -> Option<PathBuf> {
+        match self {
+            Self::Io(_) => None,
+            Self::Content(_) => set_aside(path),
+        }
+    }
+}
+
+impl Form {
+    /// The file at `path`, if the edge device that `edge_of` finds in it is `edge`: one of another device is about other
+    /// people's. `None` = there is no file. Blocks on the disk.
+    ///
+    /// # Errors
+    /// The volume does not give it; it is too large, damaged, of a version that is not read, or of another edge device.
+    pub(crate) fn read<T: DeserializeOwned>(
+        &self,
+        path: &Path,
+        edge: &str,
+        edge_of: impl FnOnce(&T) -> &str,
+    ) -> Result<Option<T>, Unusable> {
+        let Self { bytes_max, versions, not_ours, noun } = self;
+        let Some(read) = read(path, *bytes_max)? else { return Ok(None) };
+        let bytes = read.map_err(|n| format!("it has {n} bytes; {bytes_max} are allowed"))?;
+        let version = version(&bytes).map_err(|e| format!("{not_ours}: {e}"))?;
+        if !versions.contains(&version) {
+            let word = if versions.len() == 1 { "version" } else { "versions" };
+            let ours = versions.iter().map(u32::to_string).collect::<Vec<_>>().join(" and ");
+            return Err(
+                format!("it has version {version}; this program reads {word} {ours}").into()
+            );
+        }
+        if !is_as_written(&bytes) {
+            return Err("its checksum is wrong".to_owned().into());
+        }
+        let stored: T = serde_json::from_slice(&bytes).map_err(|e| format!("{not_ours}: {e}"))?;
+        match edge_of(&stored) {
+            found if found == edge => Ok(Some(stored)),
+            other => Err(format!("it is the {noun} of edge device {other:?}").into()),
+        }
+    }
+}
+
+/// As [`replace`], with `content`, which has fields, as JSON with a checksum of all of it.
+pub(crate) fn replace_json(path: &Path, content: &impl Serialize) -> io::Result<()> {
+    replace(path, &with_sum(serde_json::to_vec(content)?))
+}
+
 /// The version of a form that is written as JSON with a `version`. Looked at first: a newer form may not even parse as ours.
 ///
 /// # Errors
@@ -284,6 +407,41 @@ mod tests {
                 assert_eq!(content(&disk.power_cut(seed)), NEW, "seed {seed}: it was promised");
             }
         }
+    }
+
+    #[test]
+    fn no_flipped_bit_passes_for_other_content() {
+        #[derive(Debug, PartialEq, Serialize, serde::Deserialize)]
+        struct Stored {
+            version: u32,
+            edge: String,
+            names: Vec<String>,
+        }
+        const FORM: Form =
+            Form { bytes_max: 1000, versions: &[1], not_ours: "it is none", noun: "thing" };
+        let stored =
+            || Stored { version: 1, edge: "e1".into(), names: vec![",\"file_crc32c\":\"".into()] };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f.json");
+        let read = || FORM.read(&path, "e1", |stored: &Stored| &stored.edge);
+        replace_json(&path, &stored()).unwrap();
+        assert_eq!(read().unwrap(), Some(stored()));
+        let written = std::fs::read(&path).unwrap();
+        let mut refused = 0;
+        for bit in 0..written.len() * 8 {
+            let mut bytes = written.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&path, &bytes).unwrap();
+            match read() {
+                Ok(found) => assert_eq!(found, Some(stored()), "bit {bit}"),
+                Err(Unusable::Content(_)) => refused += 1,
+                Err(Unusable::Io(e)) => panic!("bit {bit}: {e}"),
+            }
+        }
+        // All but those of the name of the checksum's field.
+        assert!(refused > (written.len() - SUM.len()) * 8, "{refused}");
+        std::fs::write(&path, serde_json::to_vec(&stored()).unwrap()).unwrap();
+        assert_eq!(read().unwrap(), Some(stored()), "of an earlier program");
     }
 
     #[test]

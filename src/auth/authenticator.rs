@@ -53,6 +53,10 @@ impl fmt::Debug for Attempt<'_> {
 /// The module that this gateway stands for.
 const OWN_MODULE: &str = "$edgeHub";
 
+/// What may be refused because of the time.
+const BY_TIME: [&str; 5] =
+    ["expired", "not_yet_valid", "intermediate_not_valid", "ca_not_valid", "sas_expired"];
+
 /// Judges log-ins. Shared; the locks that a judgement takes (signatures that the bundle remembers, the ledger) are held
 /// for a look alone.
 pub struct Authenticator {
@@ -155,9 +159,7 @@ impl Authenticator {
                 credential,
                 since: now,
             }),
-            // What the clock has no part in stays refused.
-            Err(refusal) if refusal.label == "sas_expired" => Err(self.unless_clock(refusal)),
-            Err(refusal) => Err(refusal),
+            Err(refusal) => Err(self.unless_clock(refusal)),
         }
     }
 
@@ -219,10 +221,11 @@ impl Authenticator {
     }
 
     /// By a clock that is wrong nobody is refused for good: a certificate may be younger than the snapshot, and the
-    /// snapshot may have been written when the clock was wrong the other way.
+    /// snapshot may have been written when the clock was wrong the other way. What the clock has no part in stays refused,
+    /// by its own reason: who has no certificate of ours is a stranger at any time.
     fn unless_clock(&self, refusal: Refusal) -> Refusal {
         let earliest = self.earliest();
-        if self.clock.wall() >= earliest {
+        if self.clock.wall() >= earliest || !BY_TIME.contains(&refusal.label) {
             return refusal;
         }
         Refusal::later(

@@ -277,10 +277,7 @@ impl Scope {
                 disk.is_written = !is_old;
                 (Some(Arc::new(snapshot)), Loaded::Snapshot { entries, saved })
             }
-            Err(e) => {
-                let to = if e.is_about_the_content() { kept_file::set_aside(&path) } else { None };
-                (None, Loaded::SetAside { to, reason: e.to_string() })
-            }
+            Err(e) => (None, Loaded::SetAside { to: e.set_aside(&path), reason: e.to_string() }),
         };
         let current = ArcSwapOption::new(snapshot);
         (Self { path, edge, current, disk: Mutex::new(disk) }, loaded)

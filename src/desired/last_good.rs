@@ -20,15 +20,20 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{DOCUMENT_BYTES_MAX, Desired, DesiredError};
+use super::{DOCUMENT_BYTES_MAX, Desired};
 use crate::clock::UnixMillis;
 use crate::identity::DeviceId;
-use crate::kept_file;
+use crate::kept_file::{self, Form, Unusable};
 
 const VERSION: u32 = 1;
 
-/// Largest file that is read, in bytes: each byte of the text can take six as a JSON string.
-const FILE_BYTES_MAX: u64 = 6 * DOCUMENT_BYTES_MAX as u64 + 4096;
+const FORM: Form = Form {
+    // Each byte of the text can take six as a JSON string.
+    bytes_max: 6 * DOCUMENT_BYTES_MAX as u64 + 4096,
+    versions: &[VERSION],
+    not_ours: "it is not of our form",
+    noun: "document",
+};
 
 /// The place of the last good document, and what is in it.
 #[derive(Debug)]
@@ -89,25 +94,6 @@ impl fmt::Display for Loaded {
     }
 }
 
-/// Why a file is not a document of ours.
-#[derive(Debug, thiserror::Error)]
-enum ReadError {
-    #[error("it cannot be read: {0}")]
-    Io(#[from] io::Error),
-    #[error("it has {0} bytes; {FILE_BYTES_MAX} are allowed")]
-    TooBig(u64),
-    #[error("it is not of our form: {0}")]
-    Json(#[from] serde_json::Error),
-    #[error("it has version {0}; this program reads version {VERSION}")]
-    Version(u32),
-    #[error("it is the document of edge device {0:?}")]
-    OtherEdge(String),
-    #[error("its checksum does not fit its text")]
-    Checksum,
-    #[error("this program does not accept it: {0}")]
-    Refused(#[from] DesiredError),
-}
-
 #[derive(Serialize, Deserialize)]
 struct Stored {
     version: u32,
@@ -125,8 +111,8 @@ impl LastGood {
         let loaded = match read(&path, &edge) {
             Ok(None) => Loaded::Nothing,
             Ok(Some(kept)) => Loaded::Kept(kept),
-            Err(ReadError::Io(e)) => Loaded::Unreadable(unreadable(&path, &e)),
-            Err(e) => Loaded::SetAside { to: kept_file::set_aside(&path), reason: e.to_string() },
+            Err(Unusable::Io(e)) => Loaded::Unreadable(unreadable(&path, &e)),
+            Err(e) => Loaded::SetAside { to: e.set_aside(&path), reason: e.to_string() },
         };
         let kept = match &loaded {
             Loaded::Kept(kept) => Some(kept.text.clone()),
@@ -141,8 +127,8 @@ impl LastGood {
     /// Why what is there is of no use, in words.
     pub fn look(path: &Path, edge: &DeviceId) -> Result<Option<Kept>, String> {
         read(path, edge).map_err(|error| match error {
-            ReadError::Io(e) => format!("it cannot be read {}", unreadable(path, &e)),
-            damaged => damaged.to_string(),
+            Unusable::Io(e) => format!("it cannot be read {}", unreadable(path, &e)),
+            Unusable::Content(words) => words,
         })
     }
 
@@ -162,8 +148,7 @@ impl LastGood {
             crc32c: checksum(text),
             document: text.to_owned(),
         };
-        let bytes = serde_json::to_vec(&stored).map_err(io::Error::other)?;
-        kept_file::replace(&self.path, &bytes)?;
+        kept_file::replace_json(&self.path, &stored)?;
         self.kept = Some(stored.document);
         Ok(true)
     }
@@ -184,21 +169,14 @@ fn checksum(text: &str) -> String {
     format!("{:08x}", crc32c::crc32c(text.as_bytes()))
 }
 
-fn read(path: &Path, edge: &DeviceId) -> Result<Option<Kept>, ReadError> {
-    let Some(read) = kept_file::read(path, FILE_BYTES_MAX)? else { return Ok(None) };
-    let bytes = read.map_err(ReadError::TooBig)?;
-    let version = kept_file::version(&bytes)?;
-    if version != VERSION {
-        return Err(ReadError::Version(version));
-    }
-    let stored: Stored = serde_json::from_slice(&bytes)?;
-    if stored.edge != edge.as_str() {
-        return Err(ReadError::OtherEdge(stored.edge));
-    }
+fn read(path: &Path, edge: &DeviceId) -> Result<Option<Kept>, Unusable> {
+    let read = FORM.read(path, edge.as_str(), |stored: &Stored| &stored.edge)?;
+    let Some(stored) = read else { return Ok(None) };
     if stored.crc32c != checksum(&stored.document) {
-        return Err(ReadError::Checksum);
+        return Err("its checksum does not fit its text".to_owned().into());
     }
-    let desired = Desired::parse(&stored.document)?;
+    let desired = Desired::parse(&stored.document)
+        .map_err(|e| format!("this program does not accept it: {e}"))?;
     let accepted = UnixMillis(stored.accepted_ms);
     Ok(Some(Kept { text: stored.document, desired, accepted }))
 }
@@ -246,6 +224,35 @@ mod tests {
         assert!(stored.contains("\"twin_version\":7,\"crc32c\":\""), "{stored}");
     }
 
+    /// Letter for letter: a gateway that is updated starts with what the older one accepted.
+    #[test]
+    fn the_file_is_read_and_written_as_ever() {
+        let stored = concat!(
+            r#"{"version":1,"edge":"edge1","accepted_ms":1700000000000,"twin_version":7,"crc32c":"9958f43c","document":""#,
+            "\u{feff}",
+            r#"{\"schemaVersion\": \"1.1\",\n \"$version\": 7, \"routes\": {\"ü\": \"FROM /* INTO $upstream\"},\n "#,
+            r#"\"storeAndForwardConfiguration\": {\"timeToLiveSecs\": 60}}\n"}"#,
+        );
+        let (_folder, path) = kept();
+        let summed = stored.replace("\\n\"}", r#"\n","file_crc32c":"ba784dbf"}"#);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), summed);
+        std::fs::write(&path, stored).unwrap();
+        assert!(matches!(LastGood::load(&path, edge()).1, Loaded::Kept(k) if k.text == TEXT));
+        let without = stored.replace("\"twin_version\":7", "\"twin_version\":null");
+        std::fs::write(&path, without).unwrap();
+        assert!(matches!(LastGood::load(&path, edge()).1, Loaded::Kept(k) if k.text == TEXT));
+        for (damaged, words) in [
+            ("{}", "it is not of our form: missing field `version` at line 1 column 2"),
+            (r#"{"version":1}"#, "it is not of our form: missing field `edge` at line 1 column 13"),
+            (r#"{"version":2}"#, "it has version 2; this program reads version 1"),
+            (&stored.replace("edge1", "other"), r#"it is the document of edge device "other""#),
+            (&stored.replace("60", "61"), "its checksum does not fit its text"),
+        ] {
+            std::fs::write(&path, damaged).unwrap();
+            assert_eq!(LastGood::look(&path, &edge()).unwrap_err(), words);
+        }
+    }
+
     #[test]
     fn who_only_looks_touches_nothing() {
         let (_folder, path) = kept();
@@ -278,7 +285,7 @@ mod tests {
     #[test]
     fn files_that_are_no_document_of_ours_are_set_aside_and_reported() {
         let (_folder, path) = kept();
-        let good = std::fs::read_to_string(&path).unwrap();
+        let good = kept_file::without_sum(&std::fs::read_to_string(&path).unwrap());
         let refused = r#"{"schemaVersion":"2.0"}"#;
         let table = [
             (good[..good.len() / 2].to_owned(), "not of our form"),
@@ -338,7 +345,7 @@ mod tests {
     fn a_file_above_the_limit_is_set_aside() {
         let (_folder, path) = kept();
         let mut text = std::fs::read(&path).unwrap();
-        text.resize(FILE_BYTES_MAX as usize, b' ');
+        text.resize(FORM.bytes_max as usize, b' ');
         std::fs::write(&path, &text).unwrap();
         assert!(matches!(LastGood::load(&path, edge()).1, Loaded::Kept(k) if k.text == TEXT));
         text.push(b' ');
@@ -346,7 +353,7 @@ mod tests {
         match LastGood::load(&path, edge()).1 {
             Loaded::SetAside { to: Some(_), reason } => assert_eq!(
                 reason,
-                format!("it has {} bytes; {FILE_BYTES_MAX} are allowed", FILE_BYTES_MAX + 1)
+                format!("it has {} bytes; {} are allowed", FORM.bytes_max + 1, FORM.bytes_max)
             ),
             loaded => panic!("{loaded:?}"),
         }

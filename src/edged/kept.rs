@@ -78,14 +78,8 @@ impl Kept {
 }
 
 fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    match std::fs::metadata(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(e),
-        Ok(facts) if facts.len() > FILE_BYTES_MAX => {
-            Err(io::Error::other(format!("it has {} bytes", facts.len())))
-        }
-        Ok(_) => std::fs::read(path).map(Some),
-    }
+    let Some(read) = kept_file::read(path, FILE_BYTES_MAX)? else { return Ok(None) };
+    read.map(Some).map_err(|bytes| io::Error::other(format!("it has {bytes} bytes")))
 }
 
 #[cfg(test)]

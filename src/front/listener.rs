@@ -22,8 +22,9 @@ use super::connection::{self, Front};
 use super::door::{Closed, Door, Pass};
 use super::limits;
 use super::limits::conduct::Cost;
+use super::measured::{Measured, TooMuch};
 use super::refused::Refused;
-use super::tls::presented;
+use super::tls::{CHAIN_BYTES_MAX, presented};
 use crate::auth::decision::Stage;
 
 /// Pause after `accept` failed for a reason that concerns this process (no file descriptors left), so that the loop
@@ -43,6 +44,12 @@ pub struct Config {
 
 /// Time for the first byte: a TLS client begins at once, and a bad link delivers or repeats its first segment within seconds.
 const FIRST_BYTE: Duration = Duration::from_secs(10);
+
+/// Most bytes until a ClientHello is whole: one of a browser, with keys of two kinds, has less than 2 KiB.
+const HELLO_BYTES_MAX: usize = 8 * 1024;
+
+/// Most bytes of the handshake from there on: certificates, and what stands around them.
+pub(super) const SHAKE_BYTES_MAX: usize = CHAIN_BYTES_MAX + 8 * 1024;
 
 /// Accepts devices until `stop`; connection tasks run on `tasks`.
 pub async fn run(
@@ -166,7 +173,7 @@ async fn shake_hands(
     tls: Arc<rustls::ServerConfig>,
     timeout: Duration,
     front: &Front,
-) -> Option<TlsStream<TcpStream>> {
+) -> Option<TlsStream<Measured<TcpStream>>> {
     let first = timeout.min(FIRST_BYTE);
     match tokio::time::timeout(first, socket.peek(&mut [0])).await {
         // A port check, most likely: it costs nothing and counts as nothing.
@@ -189,14 +196,19 @@ async fn shake_hands(
     }
     // Before a whole ClientHello is here nothing was computed.
     let mut cost = Cost::Nothing;
+    let (socket, allowance) = Measured::new(socket, HELLO_BYTES_MAX);
     let accept = async {
         let hello = Box::pin(LazyConfigAcceptor::new(Acceptor::default(), socket));
         let hello = pass.in_turns(hello).await?;
         cost = Cost::Handshake;
+        allowance.set(SHAKE_BYTES_MAX);
         pass.in_turns(hello.into_stream(tls)).await
     };
-    match tokio::time::timeout(timeout, accept).await {
-        Ok(Ok(stream)) => return Some(stream),
+    match tokio::time::timeout(timeout, allowance.within(accept)).await {
+        Ok(Ok(stream)) => {
+            allowance.lift();
+            return Some(stream);
+        }
         Ok(Err(e)) => tls_refused(front, peer, &e),
         Err(_) => {
             let detail = format!("the TLS handshake was not finished within {timeout:?}");
@@ -224,6 +236,7 @@ fn tls_refused(front: &Front, peer: SocketAddr, e: &io::Error) {
 fn tls_label(e: &io::Error) -> &'static str {
     let inner = e.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
     match inner {
+        None if e.get_ref().is_some_and(|e| e.is::<TooMuch>()) => "handshake_too_large",
         None if e.kind() == io::ErrorKind::UnexpectedEof => "closed",
         None => "io",
         Some(rustls::Error::AlertReceived(_)) => "alert_received",

@@ -20,6 +20,7 @@ pub mod limits;
 pub mod listener;
 pub mod live;
 pub mod mailbox;
+mod measured;
 mod refused;
 pub mod roster;
 pub mod tls;

@@ -11,7 +11,7 @@
 //! - Both together have at most the bytes that were set: at half of them the file becomes the predecessor.
 //! - Lines are only appended; a line that a crash or a full disk cut off is ended before the next one.
 //! - A decision waits for nothing: it goes into a bounded channel; what finds no room there is dropped and counted.
-//! - Who is turned away before a CONNECT has a line a minute ([`crowd`]): cheap connects push nobody out.
+//! - Who is turned away in masses is counted and has a line a minute ([`crowd`]): cheap connects push nobody out.
 //! - A disk that refuses costs lines, a counter and one warning, never more.
 //! - Readable by the owner alone. No token, password or key is in it.
 //!
@@ -32,7 +32,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use self::crowd::{Crowd, Likes};
+use self::crowd::{Crowd, Fate, Likes};
 use crate::auth::decision::{CertificateRecord, Decision, Outcome, RefusalRecord};
 use crate::auth::x509;
 use crate::clock::SharedClock;
@@ -170,13 +170,12 @@ fn lock(crowd: &Mutex<Crowd>) -> MutexGuard<'_, Crowd> {
 impl AuditLog {
     /// Keeps a decision, unless too many wait already.
     pub(super) fn keep(&self, decision: Decision) {
-        if Crowd::concerns(&decision) {
-            let now = self.clock.monotonic();
-            if !lock(&self.crowd).take_in(decision, now) {
-                self.metrics.counted("audit_line_dropped", "closed");
-            }
-            return;
-        }
+        let fate = lock(&self.crowd).take_in(decision, self.clock.monotonic());
+        let decision = match fate {
+            Fate::Line(decision) => decision,
+            Fate::Counted => return,
+            Fate::Late => return self.metrics.counted("audit_line_dropped", "closed"),
+        };
         let dropped = match self.lines.try_reserve() {
             Ok(room) => return room.send(line(&decision).to_text()),
             Err(mpsc::error::TrySendError::Full(())) => "full",

@@ -167,6 +167,13 @@ pub(super) fn tell(bundle: &TrustBundle, before: Option<&TrustBundle>, now: Unix
             warn!("trust bundle: {}, {}: {warning}", entry.info.subject, entry.source);
         }
     }
+    let known = before.map(TrustBundle::revoked).unwrap_or_default();
+    for entry in bundle.revoked().iter().filter(|entry| !known.contains(entry)) {
+        let (subject, source) = (&entry.info.subject, &entry.source);
+        warn!(
+            "trust bundle: {subject}, {source}: the CA that issued it has revoked it, so it admits nobody: take it out"
+        );
+    }
     let known = before.map(|before| before.revocation_lists(now)).unwrap_or_default();
     for list in bundle.revocation_lists(now).iter().filter(|list| !known.contains(list)) {
         if let Some(warning) = list.warning() {

@@ -12,26 +12,13 @@ use sphere_gateway::clock::{self, UnixMillis};
 use tempfile::TempDir;
 
 use crate::der::pkcs7;
+use crate::ran::{Ran, program};
 
 /// The gateway of [`Site::made`].
 pub(crate) const NAME: &str = "gw.site1.example";
 
 /// A folder to work in.
 pub(crate) struct Site(TempDir);
-
-pub(crate) struct Ran {
-    pub(crate) code: Option<i32>,
-    pub(crate) out: String,
-    pub(crate) err: String,
-}
-
-impl Ran {
-    #[track_caller]
-    pub(crate) fn expect(self, code: i32) -> Self {
-        assert_eq!(self.code, Some(code), "{}{}", self.out, self.err);
-        self
-    }
-}
 
 impl Site {
     fn new() -> Self {
@@ -70,12 +57,9 @@ impl Site {
     }
 
     pub(crate) fn certs_in(&self, words: &str, env: &[(&str, &str)]) -> Ran {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_sphere-gateway"));
-        command.arg("certs").args(words.split_whitespace()).current_dir(self.0.path());
-        let output = command.env_clear().envs(env.iter().copied()).output().expect("it runs");
-        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-        let ran =
-            Ran { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) };
+        let mut command = program(&["certs"]);
+        command.args(words.split_whitespace()).current_dir(self.0.path());
+        let ran = Ran::of(command.envs(env.iter().copied()), b"");
         assert!(!ran.out.contains("PRIVATE KEY"), "no key is ever shown");
         ran
     }
@@ -141,19 +125,19 @@ fn openssl(folder: &Path, words: &str) -> Option<(bool, String)> {
 fn each_command_makes_what_the_scripts_of_the_articles_make() {
     let site = Site::made();
     let id = "a1".repeat(64);
-    let out = site.certs(&format!("device {id} plain-1 --out .")).expect(0).out;
+    let out = site.certs(&format!("device {id} plain-1 --out .")).expect(0);
     assert_eq!(
         out,
         format!(
             "./devices/{id}.chain.pem\n./devices/{id}.key.pem\n./devices/plain-1.chain.pem\n./devices/plain-1.key.pem\n"
         )
     );
-    let ran = site.certs("prove A1B2C3D4E5F6 --out .").expect(0);
+    let ran = site.certs("prove A1B2C3D4E5F6 --out .").ended(0);
     assert_eq!(ran.out, "./tenant-ca.proof.pem\n");
     assert!(ran.err.contains("Certificates -> tenant-ca -> Verify"), "{}", ran.err);
     // The name is taken as in `certs` and `certs inspect`, too.
     site.certs("server --gateway-name gw.b.example 127.0.0.1 --as other --out .").expect(0);
-    let ran = site.certs("inspect other.chain.pem").expect(0);
+    let ran = site.certs("inspect other.chain.pem").ended(0);
     assert!(ran.out.contains("gw.b.example") && ran.out.contains("127.0.0.1"), "{}", ran.out);
 
     let (chain, proof) =
@@ -208,11 +192,11 @@ fn nothing_that_is_there_is_overwritten_without_force() {
         "device d0 d1 --out .",
         "prove code --out .",
     ] {
-        let err = site.certs(command).expect(1).err;
+        let err = site.certs(command).ended(1).err;
         assert!(err.contains("exists") && err.contains("--force"), "{command}: {err}");
         assert_eq!(site.files(), before, "{command} changed something");
     }
-    let err = site.certs("prove code --out .").expect(1).err;
+    let err = site.certs("prove code --out .").ended(1).err;
     assert!(!err.contains("replace the keys"), "no key is at stake: {err}");
     // A key alone is enough: with another certificate it is as good as lost. A link counts, too.
     std::fs::remove_file(site.path("edge-root.pem")).expect("there");
@@ -285,16 +269,16 @@ fn what_cannot_be_made_is_told_with_what_to_do() {
         ("root --out . --curve rsa", 64, "p256"),
         (&*format!("root --out . --as b --name {long}"), 64, "1 to 64 characters"),
     ] {
-        let ran = site.certs(command).expect(code);
+        let ran = site.certs(command).ended(code);
         assert!(ran.err.contains(part), "{command}: {}", ran.err);
     }
     assert!(!site.path("devices").exists() && !site.path("sub.pem").exists(), "nothing was made");
     // No leaf outlives its CA, and who asked for more is told.
-    let ran = site.certs("device late --out . --ca young --days 90").expect(0);
+    let ran = site.certs("device late --out . --ca young --days 90").ended(0);
     assert!(ran.err.contains("only, when its CA Young ends"), "{}", ran.err);
     let (leaf, ca) = (infos(&site.text("devices/late.chain.pem")), infos(&site.text("young.pem")));
     assert_eq!(leaf[0].not_after, ca[0].not_after);
-    let ran = site.certs("server localhost --out . --as dotless").expect(0);
+    let ran = site.certs("server localhost --out . --as dotless").ended(0);
     assert!(ran.err.contains("no name has a dot"), "{}", ran.err);
 }
 
@@ -343,7 +327,7 @@ fn an_import_takes_every_form_that_the_gateway_reads() {
         let site = Site::new();
         site.write(name, &bytes);
         site.write("three.cer", der(&three));
-        let ran = site.certs(&format!("import {name} three.cer --out b.pem")).expect(0);
+        let ran = site.certs(&format!("import {name} three.cer --out b.pem")).ended(0);
         let expected = count + 1;
         let loaded = TrustBundle::load(&[site.path("b.pem")]).expect("a bundle");
         assert_eq!((loaded.entries().len(), loaded.refused().len()), (expected, 0), "{name}");
@@ -365,13 +349,13 @@ fn revocation_lists_come_with_the_cas_once() {
     let leaf = one.issue_client("device", Window::days(now(), 3)).expect("one");
     site.write("one.crl", crate::bundle::revocation_list(&one, &leaf.leaf_pem));
     site.write("bad.crl", "-----BEGIN X509 CRL-----\nMAA=\n-----END X509 CRL-----\n");
-    let ran = site.certs("import one.pem one.crl").expect(0);
+    let ran = site.certs("import one.pem one.crl").ended(0);
     assert!(ran.out.contains("1 CA added, 0 before, 1 revocation list added"), "{}", ran.out);
-    let ran = site.certs("import one.crl one.pem").expect(0);
+    let ran = site.certs("import one.crl one.pem").ended(0);
     assert!(!ran.out.contains("revocation"), "it is there already: {}", ran.out);
     let loaded = TrustBundle::load(&[site.path("trust-bundle.pem")]).expect("a bundle");
     assert_eq!((loaded.entries().len(), loaded.list_count(), loaded.refused().len()), (1, 1, 0));
-    let ran = site.certs("import bad.crl one.pem").expect(1);
+    let ran = site.certs("import bad.crl one.pem").ended(1);
     assert!(ran.err.contains("left out: bad.crl #1"), "{}", ran.err);
     assert_eq!(site.text("trust-bundle.pem").matches("BEGIN X509 CRL").count(), 1);
 }
@@ -389,7 +373,7 @@ fn an_import_adds_what_is_new_and_keeps_what_was_there() {
     site.certs("import one.pem").expect(0);
     assert!(!site.text("trust-bundle.pem").contains('#'), "certificates alone come in");
     site.write("trust-bundle.pem", site.text("one.pem"));
-    let ran = site.certs("import two.pem one.pem").expect(0);
+    let ran = site.certs("import two.pem one.pem").ended(0);
     assert!(
         ran.out.contains("trust-bundle.pem: 1 CA added, 1 before, 1 of the files there already"),
         "{}",
@@ -397,7 +381,7 @@ fn an_import_adds_what_is_new_and_keeps_what_was_there() {
     );
     let expected = format!("# the old tenant\n{}{}", one.certificate_pem(), two.certificate_pem());
     assert_eq!(site.text("trust-bundle.pem"), expected);
-    let ran = site.certs("import two.pem").expect(0);
+    let ran = site.certs("import two.pem").ended(0);
     assert!(ran.out.contains("0 CAs added, 2 before"), "{}", ran.out);
 
     for (command, code, part) in [
@@ -408,19 +392,19 @@ fn an_import_adds_what_is_new_and_keeps_what_was_there() {
         ("import .", 64, "is a folder"),
         ("import", 64, "FILE"),
     ] {
-        let ran = site.certs(command).expect(code);
+        let ran = site.certs(command).ended(code);
         assert!(ran.err.contains(part), "{command}: {}", ran.err);
         assert_eq!(site.text("trust-bundle.pem"), expected, "{command}");
     }
     // One bad file does not keep the good one out; the exit status tells.
-    let ran = site.certs("import key.pem two.pem --out other.pem").expect(1);
+    let ran = site.certs("import key.pem two.pem --out other.pem").ended(1);
     assert!(ran.err.contains("left out: key.pem #1"), "{}", ran.err);
     assert_eq!(site.text("other.pem"), two.certificate_pem());
     site.certs("import one.pem --out other.pem --replace").expect(0);
     assert_eq!(site.text("other.pem"), one.certificate_pem());
     // A bundle with a key in it is not written again.
     site.write("keyed.pem", [&leaf.key_pem, one.certificate_pem()].concat());
-    let ran = site.certs("import two.pem --out keyed.pem").expect(64);
+    let ran = site.certs("import two.pem --out keyed.pem").ended(64);
     assert!(ran.err.contains("take the key out"), "{}", ran.err);
     // A DER bundle becomes PEM.
     site.write("der.cer", ders(one.certificate_pem()).remove(0));
@@ -434,10 +418,10 @@ fn of_a_chain_the_tenant_s_own_ca_can_be_taken_alone() {
     let top = root("Everybody");
     let own = top.intermediate("Tenant", Curve::P256, Window::days(now(), 100)).expect("a CA");
     site.write("chain.pem", [top.certificate_pem(), own.certificate_pem()].concat());
-    let ran = site.certs("import chain.pem").expect(0);
+    let ran = site.certs("import chain.pem").ended(0);
     assert!(ran.err.contains("CN=Everybody signed another CA"), "{}", ran.err);
     assert_eq!(site.text("trust-bundle.pem").matches("BEGIN").count(), 2);
-    let ran = site.certs("import chain.pem --lowest --replace").expect(0);
+    let ran = site.certs("import chain.pem --lowest --replace").ended(0);
     assert!(ran.out.contains("left out: it stands above another"), "{}", ran.out);
     assert_eq!(site.text("trust-bundle.pem"), own.certificate_pem());
 }
@@ -470,7 +454,7 @@ fn an_import_replaces_neither_a_key_nor_what_is_no_bundle() {
         ("cut.cer", "no certificate"),
     ] {
         for flags in ["", "--replace", "--replace --lowest"] {
-            let ran = site.certs(&format!("import tenant-ca.pem --out {name} {flags}")).expect(64);
+            let ran = site.certs(&format!("import tenant-ca.pem --out {name} {flags}")).ended(64);
             assert!(ran.err.contains(part), "{name} {flags}: {}", ran.err);
             assert!(!ran.err.contains("--replace"), "no way to lose it: {}", ran.err);
             assert_eq!(site.files(), before, "{name} {flags}");

@@ -16,39 +16,15 @@ use sphere_gateway::store::{
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
+use crate::ran::{self, Ran, program};
+
 /// A storage folder with a store: 20 messages in iothub/10 (5 settled), 3 in a side queue of it, one dead letter.
 struct Site {
     folder: TempDir,
 }
 
-struct Ran {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-impl Ran {
-    #[track_caller]
-    fn expect(self, code: i32) -> String {
-        assert_eq!(self.code, Some(code), "{}{}", self.out, self.err);
-        self.out
-    }
-
-    fn json_lines(&self) -> Vec<Value> {
-        self.out.lines().map(|line| serde_json::from_str(line).expect("a JSON object")).collect()
-    }
-}
-
-fn binary(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sphere-gateway"));
-    command.args(args).env_clear();
-    command
-}
-
 fn run(args: &[&str]) -> Ran {
-    let output = binary(args).output().expect("the binary runs");
-    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-    Ran { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    ran::run(args, "")
 }
 
 /// A message of `sphere-01` as the gateway stores it: form 1 of `message.rs`.
@@ -205,7 +181,7 @@ fn what_cannot_be_done_as_asked_ends_with_64_and_says_what_to_do() {
     }
     run(&["--help"]).expect(0);
     // As the gateway is given it.
-    let ran = binary(&["queue", "verify"]).env("StorageFolder", empty).output().expect("runs");
+    let ran = program(&["queue", "verify"]).env("StorageFolder", empty).output().expect("runs");
     assert!(String::from_utf8_lossy(&ran.stderr).contains("edgeHub/queues"));
 }
 
@@ -244,7 +220,7 @@ async fn messages_are_exported_in_order_and_whole() {
 async fn a_reader_that_has_enough_ends_an_export_quietly() {
     let site = Site::new(2000).await;
     let storage = site.folder.path().to_str().expect("UTF-8");
-    let mut child = binary(&["queue", "export", "--storage", storage])
+    let mut child = program(&["queue", "export", "--storage", storage])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -406,7 +382,7 @@ fn the_doctor_cleans_up_when_it_is_interrupted() {
     let folder = tempfile::tempdir().expect("a folder");
     let dir = folder.path().to_str().expect("UTF-8");
     let args = ["doctor", "disk", "--seconds", "600", "--dir", dir];
-    let child = binary(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
+    let child = program(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
     let own = || std::fs::read_dir(dir).expect("a folder").next();
     // Its first file shows that it hears signals: it listens before it measures.
     let is_measuring = || {

@@ -75,7 +75,7 @@ fn an_inspection_finds_nothing_wrong_with_what_was_made() {
     }
     // Who depends on it: of what is shown, and of the scope.
     assert_eq!(shown[2]["signed"], serde_json::json!(["edge-ca.pem #1", "server.chain.pem #2"]));
-    let text = site.certs(&format!("inspect {words}")).expect(0).out;
+    let text = site.certs(&format!("inspect {words}")).expect(0);
     for part in [
         "server.chain.pem #1, server: CN=gw.site1.example",
         "  issuer    CN=edge-ca",
@@ -107,7 +107,7 @@ fn an_inspection_looks_at_what_the_environment_configures() {
     assert_eq!((code, wrong), (0, vec![]), "{all:#}");
     let text = all.to_string();
     assert!(text.contains("1 of the 2 devices and modules in the scope of 2023-11-14"), "{text}");
-    let ran = site.certs("inspect").expect(64);
+    let ran = site.certs("inspect").ended(64);
     assert!(ran.err.contains("nothing to look at"), "{}", ran.err);
     site.certs("inspect gone.pem").expect(64);
     site.certs("inspect --key server.key.pem").expect(64);

@@ -41,6 +41,7 @@ mod outage;
 mod outcomes;
 mod process;
 mod prometheus;
+mod ran;
 mod readme;
 mod refusals;
 mod routes;

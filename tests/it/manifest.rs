@@ -2,54 +2,17 @@
 //! thing is wrong.
 
 use std::fs;
-use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
+use crate::ran::{Ran, program, run};
+
 const PLATFORMS: [&str; 2] = ["amd64", "arm64v8"];
-
-struct Ran {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-impl Ran {
-    #[track_caller]
-    fn expect(self, code: i32) -> String {
-        assert_eq!(self.code, Some(code), "{}{}", self.out, self.err);
-        self.out
-    }
-}
 
 fn root(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(file)
-}
-
-/// In a folder, without any environment but `env`.
-fn run_in(folder: &Path, args: &[&str], env: &[(&str, &str)], input: &[u8]) -> Ran {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_sphere-gateway"))
-        .args(args)
-        .current_dir(folder)
-        .env_clear()
-        .envs(env.iter().copied())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary runs");
-    // It does not read when its arguments are wrong.
-    let _ = child.stdin.take().expect("a pipe").write_all(input);
-    let output = child.wait_with_output().expect("it ends");
-    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-    Ran { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
-}
-
-fn run(args: &[&str], input: &[u8]) -> Ran {
-    run_in(&root(""), args, &[], input)
 }
 
 /// What `check manifest` says besides `ok`, as `level subject: what`.
@@ -601,7 +564,8 @@ fn a_manifest_is_generated_beside_the_template() {
     let at = |file: &str| folder.path().join(file);
     fs::copy(root("deployment.template.json"), at("deployment.template.json")).expect("copied");
     let generate = |args: &[&str], env: &[(&str, &str)]| {
-        run_in(folder.path(), &[&["manifest", "generate"], args].concat(), env, b"")
+        let mut command = program(&[&["manifest", "generate"], args].concat());
+        Ran::of(command.current_dir(folder.path()).envs(env.iter().copied()), b"")
     };
     let ran = generate(&[], &[]);
     assert!(ran.err.contains("no value for CONTAINER_REGISTRY_SERVER, "), "{}", ran.err);

@@ -2,11 +2,13 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use crate::ran::{Ran, program, run};
 
 /// Four routes that run, and one that is set aside.
 const DOCUMENT: &str = r#"{
@@ -23,40 +25,17 @@ const DOCUMENT: &str = r#"{
     "storeAndForwardConfiguration": {"timeToLiveSecs": 7200}
 }"#;
 
-struct Ran {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
 impl Ran {
     #[track_caller]
-    fn expect(&self, code: i32) -> &str {
-        assert_eq!(self.code, Some(code), "{}{}", self.out, self.err);
-        &self.out
-    }
-
-    fn json(&self) -> Value {
-        serde_json::from_str(self.expect(0)).expect("a JSON object")
+    fn json(self) -> Value {
+        serde_json::from_str(&self.expect(0)).expect("a JSON object")
     }
 }
 
 fn start(args: &[&str]) -> Child {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sphere-gateway"));
-    command.args(args).env_clear().stdin(Stdio::piped());
-    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs")
-}
-
-fn run(args: &[&str], input: &str) -> Ran {
-    let mut child = start(args);
-    let mut stdin = child.stdin.take().expect("piped");
-    let input = input.to_owned();
-    // Both ends at once: the answers to many lines do not fit into a pipe. Who is not asked reads nothing.
-    let feed = std::thread::spawn(move || stdin.write_all(input.as_bytes()).is_ok());
-    let output = child.wait_with_output().expect("it ends");
-    feed.join().expect("no panic");
-    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-    Ran { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    let mut command = program(args);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().expect("the binary runs")
 }
 
 /// A folder with a document and a message.
@@ -86,9 +65,8 @@ impl Site {
 /// The answers to `lines`.
 fn eval(lines: &[Value]) -> Vec<Value> {
     let input: String = lines.iter().map(|line| format!("{line}\n")).collect();
-    let ran = run(&["routes", "eval"], &input);
-    let answers: Vec<Value> =
-        ran.expect(0).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let ran = run(&["routes", "eval"], &input).ended(0);
+    let answers = ran.json_lines();
     assert_eq!(answers.len(), lines.len(), "a line for each line");
     answers
 }
@@ -105,8 +83,7 @@ fn a_message_is_explained_route_by_route_with_the_value_of_each_part() {
     let site = Site::new(
         r#"{"device": "sphere-01", "properties": {"LEVEL": "alert", "temp": "31"}, "body": {"t": 21.5}}"#,
     );
-    let text = site.explain(&[]);
-    let text = text.expect(0);
+    let text = site.explain(&[]).expect(0);
     for part in [
         "route \"alerts\": selected\n",
         "route \"hot\": not selected\n",
@@ -163,15 +140,14 @@ fn what_has_no_value_is_explained_with_the_reason() {
         system.to_string().contains(r#"{"name":"connectionDeviceId","value":"e7"}"#),
         "{system}"
     );
-    let text = site.explain(&[]);
-    assert!(text.expect(0).contains("undefined, so not selected"), "{}", text.out);
+    let text = site.explain(&[]).expect(0);
+    assert!(text.contains("undefined, so not selected"), "{text}");
 }
 
 #[test]
 fn what_cannot_be_read_is_an_error_of_use_that_says_what_to_do() {
     let check = |message: &str, part: &str| {
-        let ran = Site::new(message).explain(&[]);
-        ran.expect(64);
+        let ran = Site::new(message).explain(&[]).ended(64);
         assert!(ran.out.is_empty() && ran.err.contains(part), "{message}: {}", ran.err);
         assert!(ran.err.contains("msg.json"), "{}", ran.err);
     };
@@ -184,13 +160,11 @@ fn what_cannot_be_read_is_an_error_of_use_that_says_what_to_do() {
 
     let site = Site::new("{}");
     std::fs::remove_file(site.path("msg.json")).expect("there");
-    let ran = site.explain(&[]);
-    ran.expect(64);
+    let ran = site.explain(&[]).ended(64);
     assert!(ran.err.contains("correct the path"), "{}", ran.err);
     std::fs::write(site.path("routes.json"), "{\"routes\": 1}").expect("written");
     std::fs::write(site.path("msg.json"), "{}").expect("written");
-    let ran = site.explain(&[]);
-    ran.expect(64);
+    let ran = site.explain(&[]).ended(64);
     assert!(ran.err.contains("routes.json"), "{}", ran.err);
     assert_eq!(run(&["routes", "explain"], "").code, Some(64));
     assert_eq!(run(&["routes", "eval", "--edge-device", "a/b"], "").code, Some(64));
@@ -208,11 +182,9 @@ fn either_file_may_come_from_standard_input_and_not_both() {
     assert_eq!(both_files["message"]["source"], "/messages/modules/m/");
     assert_eq!(ask(file, "-", r#"{"module": "m"}"#).json(), both_files);
     assert_eq!(ask("-", message, DOCUMENT).json(), both_files);
-    let ran = ask("-", "-", DOCUMENT);
-    ran.expect(64);
+    let ran = ask("-", "-", DOCUMENT).ended(64);
     assert!(ran.err.contains("write one of them into a file"), "{}", ran.err);
-    let ran = ask("-", message, "{");
-    ran.expect(64);
+    let ran = ask("-", message, "{").ended(64);
     assert!(ran.err.contains("not JSON"), "{}", ran.err);
 }
 
@@ -234,8 +206,7 @@ fn what_a_gateway_would_not_run_goes_nowhere() {
     let report = site.explain(&["--json"]).json();
     assert_eq!((&report["goesTo"], &report["routes"]), (&json!([]), &json!([])));
     assert!(report["problems"].to_string().contains("none of its 2 routes can run"), "{report}");
-    let text = site.explain(&[]);
-    let text = text.expect(0);
+    let text = site.explain(&[]).expect(0);
     assert!(text.contains("would refuse this document and keep the last good one"), "{text}");
     assert!(!text.contains("goes nowhere") && !text.contains("the others run"), "{text}");
 }

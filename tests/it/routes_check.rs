@@ -1,28 +1,16 @@
 //! `routes check` as a person runs it: documents as they lie about, words, JSON, exit codes.
 
-use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::ran::{self, Ran};
+
 const ALL: &str = "FROM /messages/* INTO $upstream";
 const LEAVES: &str = "FROM /messages/* WHERE NOT IS_DEFINED($connectionModuleId) INTO $upstream";
 
-struct Ran {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
 impl Ran {
-    #[track_caller]
-    fn expect(self, code: i32) -> String {
-        assert_eq!(self.code, Some(code), "{}{}", self.out, self.err);
-        self.out
-    }
-
     /// The one JSON object.
     #[track_caller]
     fn report(self, code: i32) -> Value {
@@ -34,22 +22,9 @@ impl Ran {
     }
 }
 
-/// Without any environment, and with a document at its standard input.
+/// With a document at its standard input.
 fn run(args: &[&str], input: &[u8]) -> Ran {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_sphere-gateway"))
-        .args(["routes", "check"])
-        .args(args)
-        .env_clear()
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary runs");
-    // It does not read when its arguments are wrong.
-    let _ = child.stdin.take().expect("a pipe").write_all(input);
-    let output = child.wait_with_output().expect("it ends");
-    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-    Ran { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    ran::run(&[&["routes", "check"], args].concat(), input)
 }
 
 fn check(document: &Value) -> Ran {

@@ -4,6 +4,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -18,7 +19,7 @@ use crate::configuration::{until_counted, upstream};
 use crate::device::{self, DeviceConfig};
 use crate::refusals;
 use crate::site::{EDGE, mint};
-use crate::support::{PATIENCE, World, eventually, metrics, series};
+use crate::support::{World, eventually, metrics, series};
 
 const EDGE_HUB: Option<&str> = Some("$edgeHub");
 
@@ -87,7 +88,7 @@ async fn invented_names_cost_a_handful_of_requests_and_keep_nobody_out() {
     let id = world.device(1).id;
     world.hub.delete_device(&id);
     let gateway = serving(&world).await;
-    let before = world.hub.counts();
+    let (before, begin) = (world.hub.counts(), tokio::time::Instant::now());
     let stranger = mint(1);
     let issued = Some(&stranger.devices[0].issued);
     let tls = device::client_tls(device::gateway_roots(&world.pki), issued);
@@ -101,11 +102,17 @@ async fn invented_names_cost_a_handful_of_requests_and_keep_nobody_out() {
     let now = world.hub.counts();
     let singles = now.scope_singles - before.scope_singles;
     let all = now.scope_requests + now.scope_refused - before.scope_requests - before.scope_refused;
-    assert!(singles <= 8 && all <= 12, "{singles} questions, {all} requests for {NAMES} names");
+    // Five, then five a minute: a slow machine takes minutes for all the names.
+    let more = 5.0 * begin.elapsed().as_secs_f64() / 60.0;
+    let is_few = |count: u64, most: f64| count as f64 <= most + more;
+    assert!(
+        is_few(singles, 8.0) && is_few(all, 12.0),
+        "{singles} questions, {all} requests for {NAMES} names"
+    );
     let text = metrics(&gateway).await;
     let withheld = ["event=\"scope_question\"", "reason=\"share_spent\""];
     let withheld = series(&text, "sphere_gateway_events_total", &withheld);
-    assert!(withheld >= NAMES as f64 - 10.0, "each is counted: {withheld}");
+    assert!(withheld >= NAMES as f64 - 10.0 - more, "each is counted: {withheld}");
     end(world, gateway).await;
 }
 
@@ -122,9 +129,15 @@ async fn who_is_disabled_moved_or_removed_is_let_go_by_one_question() {
     world.hub.delete_device(&ids[2]);
     let before = world.hub.counts();
     let payload = json!({ "deviceIds": ids });
-    let method = "RefreshDeviceScopeIdentityCache";
-    let answer = world.hub.call_method(EDGE, EDGE_HUB, method, &payload, PATIENCE).await;
-    assert_eq!(answer.expect("an answer").status, 200);
+    let (method, limit) = ("RefreshDeviceScopeIdentityCache", Duration::from_secs(30));
+    let mut calls = 0;
+    // What the hub takes away may end the connection, and a call that was under way on it: its caller calls again.
+    eventually("the call is answered", async || {
+        calls += 1;
+        let answer = world.hub.call_method(EDGE, EDGE_HUB, method, &payload, limit).await;
+        answer.is_ok_and(|answer| answer.status == 200)
+    })
+    .await;
     until_counted(&gateway, "client_dismissed", "disabled", 1.0).await;
     until_counted(&gateway, "client_dismissed", "not_in_scope", 2.0).await;
     eventually("the fourth alone stays", async || fleet.connected() == 1).await;
@@ -141,7 +154,8 @@ async fn who_is_disabled_moved_or_removed_is_let_go_by_one_question() {
     })
     .await;
     // Who moved away is 401, which is asked again with a new token.
-    assert_eq!(world.hub.counts().scope_singles, before.scope_singles + 4);
+    let singles = world.hub.counts().scope_singles - before.scope_singles;
+    assert!(singles == 4 || (calls > 1 && singles > 4), "{singles} singles, {calls} calls");
     for n in 0..3 {
         assert_eq!(code(&world.device(n)).await, ConnectReturnCode::NotAuthorized);
     }

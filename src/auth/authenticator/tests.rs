@@ -270,6 +270,11 @@ fn a_clock_that_starts_in_1970_is_taken_for_later_and_refuses_nobody_for_good() 
         "valid when the scope was stored"
     );
     assert_eq!(site.log_in(&device("d2"), None, &younger), Err((3, "clock_not_set")));
+    // The clock is no excuse for a stranger.
+    let forger = Authority::root("Forger", Curve::P256, valid()).unwrap();
+    let forged = ders(&forger.issue_client("d1", valid()).unwrap().leaf_pem);
+    assert_eq!(site.log_in(&device("d1"), None, &forged), Err((5, "unknown_ca")));
+    assert_eq!(site.log_in(&device("d2"), None, &good), Err((5, "common_name")));
 }
 
 #[test]

@@ -3,9 +3,9 @@
 //! Owns: the comparison. Must not know: sessions, files' dates.
 //!
 //! A bundle is worse, and is not put in force, when it shows a defect that the old one did not have: a file gave CAs (or
-//! revocation lists) and gives none any more, or has damage that was not there before. A file that is gone was taken out
-//! on purpose: a file that is being replaced is there, if perhaps for an instant not readable, and one that a tool
-//! deletes before it writes the next is not quiet (`gateway::bundle_watch`). Damage in a file that was not there before
+//! revocation lists) and gives none any more, has damage that was not there before, or has damage and gives less. A file that is
+//! gone was taken out on purpose: a file that is being replaced is there, if perhaps for an instant not readable, and one that a
+//! tool deletes before it writes the next is not quiet (`gateway::bundle_watch`). Damage in a file that was not there before
 //! costs nobody anything and is only told, unless CAs go at the same time: then it may be what was to follow them.
 
 use std::collections::HashSet;
@@ -61,7 +61,9 @@ impl TrustBundle {
             let before = old.files.iter().find(|f| f.path == file.path);
             let path = file.path.display();
             let damaged_before = before.map_or(0, |before| before.damage.len());
-            if file.damage.len() > damaged_before && (before.is_some() || loses) {
+            let is_damaged_anew = file.damage.len() > damaged_before && (before.is_some() || loses);
+            let gives_less = before.is_some_and(|before| file.given < before.given);
+            if is_damaged_anew || (gives_less && !file.damage.is_empty()) {
                 let what = file.damage.last().map_or("", String::as_str);
                 return Some(format!("{path} is damaged ({what}): write it whole"));
             }

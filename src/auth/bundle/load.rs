@@ -115,7 +115,7 @@ impl Builder {
         }
         let certificate = x509::parse(der)?;
         let Checked { path_len, weak_signature } = check_ca(&certificate)?;
-        let authority = Authority::of(&certificate)?;
+        let authority = Authority::of(&certificate, der)?;
         let anchor = webpki::anchor_from_trusted_cert(der)
             .map_err(|e| EntryRefusal::Anchor(e.to_string()))?
             .to_owned();

@@ -18,7 +18,7 @@
 //! | names chain (6.1.3 a 4) | byte for byte: 7.1's comparison without case is not made, 4.1.2.4 lets CAs copy | not empty, whole |
 //! | signature (6.1.3 a 1) | ring's algorithms; no SHA-1, no P-521 | keys by kind and length ([`keys`](super::keys)) |
 //! | validity (6.1.3 a 2) | leaf, intermediates; a date before 1970 is no date to it | anchors |
-//! | revocation (6.1.3 a 3) | not used, see [`revocation`](super::revocation) | leaf, intermediates |
+//! | revocation (6.1.3 a 3) | not used, see [`revocation`](super::revocation) | leaf, intermediates, and an anchor by another one |
 //! | basicConstraints (6.1.4 k) | leaf is no CA, intermediates are | anchors, at load |
 //! | path length (6.1.4 l, m) | intermediates; self-issued ones count, which is stricter | anchors; self-issued ones do not count |
 //! | keyUsage (6.1.4 n, RFC 5246 7.4.6) | not at all | keyCertSign of CAs, digitalSignature of the leaf |
@@ -43,7 +43,7 @@ use x509_parser::prelude::X509Certificate;
 
 use super::element::{Element, Purpose};
 use super::refusal::refusal;
-use super::revocation::{Issuer, ListInfo};
+use super::revocation::{Issuer, ListInfo, Revocation, Signed};
 use super::signatures::Effort;
 use super::{CHAIN_MAX, Entry, EntryRefusal, TrustBundle, VerifiedLeaf, X509Refusal};
 use crate::auth::x509::{CertificateInfo, MalformedCertificate, Validity};
@@ -57,7 +57,11 @@ const NAMESAKES_MAX: usize = 3;
 #[derive(Debug, Clone)]
 pub(super) struct Authority {
     subject: Vec<u8>,
+    issuer: Vec<u8>,
+    serial: Vec<u8>,
     spki: Vec<u8>,
+    /// Its own signature: who vouched for it.
+    signed: Signed,
     key_id: Option<Vec<u8>>,
     path_len: Option<u32>,
     may_sign_lists: bool,
@@ -67,7 +71,7 @@ pub(super) struct Authority {
 impl Authority {
     /// Of a certificate that is to be an anchor; refuses what can vouch for no client. That it is a CA's is judged by
     /// the loading.
-    pub(super) fn of(certificate: &X509Certificate<'_>) -> Result<Self, EntryRefusal> {
+    pub(super) fn of(certificate: &X509Certificate<'_>, der: &[u8]) -> Result<Self, EntryRefusal> {
         let element = Element::of(certificate)?;
         if matches!(element.purpose, Purpose::Other) {
             return Err(EntryRefusal::Purpose);
@@ -77,6 +81,9 @@ impl Authority {
         }
         Ok(Self {
             subject: element.subject.to_vec(),
+            issuer: element.issuer.to_vec(),
+            serial: element.serial.to_vec(),
+            signed: Signed::of(der).unwrap_or_default(),
             spki: element.spki.to_vec(),
             key_id: element.key_id.map(<[u8]>::to_vec),
             path_len: element.path_len,
@@ -215,6 +222,12 @@ impl TrustBundle {
         self.revocation.report(&anchors, now)
     }
 
+    /// The entries that admit nobody, because another one's list revokes them.
+    pub fn revoked(&self) -> Vec<&Entry> {
+        let all = self.entries.iter().zip(&self.authorities);
+        all.filter(|(_, ca)| self.revoked_anchor(ca).is_some()).map(|(entry, _)| entry).collect()
+    }
+
     /// How many signatures were worked out since the bundle was loaded.
     #[cfg(test)]
     pub(in crate::auth) fn signatures_worked_out(&self) -> usize {
@@ -266,7 +279,7 @@ impl TrustBundle {
             spki: ca.spki,
             may_sign_lists: ca.may_sign_lists,
         });
-        let issuers = issuers.chain([authority.as_issuer()]);
+        let issuers = issuers.chain([authority.as_issuer()]).map(|i| self.with_its_rights(i));
         for (place, (element, issuer)) in elements.iter().zip(issuers).enumerate() {
             if let Some(found) = self.revocation.find(issuer, element.serial, place > 0) {
                 let (since, reason) = (found.since, found.reason);
@@ -276,7 +289,32 @@ impl TrustBundle {
                 });
             }
         }
-        Ok(())
+        match self.revoked_anchor(authority) {
+            Some(Revocation { since, reason }) => {
+                Err(X509Refusal::IntermediateRevoked { since, reason })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// One CA may have several certificates, and what one of the bundle's allows it may: else whoever presents or has kept
+    /// an older one without cRLSign makes its lists void.
+    fn with_its_rights<'a>(&self, issuer: Issuer<'a>) -> Issuer<'a> {
+        let is_it = |a: &&Authority| a.subject == issuer.name && a.spki == issuer.spki;
+        let may = self.authorities.iter().filter(is_it).any(|a| a.may_sign_lists);
+        Issuer { may_sign_lists: issuer.may_sign_lists || may, ..issuer }
+    }
+
+    /// Whether the anchor was issued by another one of the bundle, whose list revokes it: a tenant's whole chain in the
+    /// bundle, as a `.p7b` has it, makes none of its CAs irrevocable. That it was issued by that one is worked out only for
+    /// one that is listed.
+    fn revoked_anchor(&self, anchor: &Authority) -> Option<Revocation> {
+        let issuers = self.authorities.iter().filter(|a| a.subject == anchor.issuer);
+        issuers.filter(|issuer| issuer.spki != anchor.spki).find_map(|issuer| {
+            let by = self.with_its_rights(issuer.as_issuer());
+            let found = self.revocation.find(by, &anchor.serial, true);
+            found.filter(|_| anchor.signed.by(&issuer.spki))
+        })
     }
 }
 

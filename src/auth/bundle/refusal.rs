@@ -103,8 +103,8 @@ pub enum X509Refusal {
         /// Why, in words.
         reason: &'static str,
     },
-    /// An intermediate of its chain is on a revocation list.
-    #[error("an intermediate CA of its chain was revoked on {} ({reason})", x509::utc(*.since))]
+    /// A CA of its chain, an intermediate or the bundle's own, is on a revocation list.
+    #[error("a CA of its chain was revoked on {} ({reason})", x509::utc(*.since))]
     IntermediateRevoked {
         /// When.
         since: UnixMillis,

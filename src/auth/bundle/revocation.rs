@@ -29,6 +29,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustls_pki_types::SubjectPublicKeyInfoDer;
 use sha2::{Digest as _, Sha256};
 use webpki::RawPublicKeyEntity;
+use x509_parser::asn1_rs::{Any, FromDer as _};
 
 use super::EntryRefusal;
 use crate::clock::UnixMillis;
@@ -307,13 +308,46 @@ impl List {
     }
 
     fn verifies_with(&self, spki: &[u8]) -> bool {
-        let spki = SubjectPublicKeyInfoDer::from(spki);
-        let Ok(key) = RawPublicKeyEntity::try_from(&spki) else { return false };
-        webpki::ALL_VERIFICATION_ALGS
-            .iter()
-            .filter(|a| *a.signature_alg_id() == *self.algorithm)
-            .any(|a| {
-                key.verify_signature(*a, &self.der[self.signed.clone()], &self.signature).is_ok()
-            })
+        verifies(&self.algorithm, &self.der[self.signed.clone()], &self.signature, spki)
     }
+}
+
+/// A certificate's own signature, as it stands in its DER.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Signed {
+    message: Vec<u8>,
+    /// The algorithm identifier's content.
+    algorithm: Vec<u8>,
+    signature: Vec<u8>,
+}
+
+impl Signed {
+    /// Of a certificate in DER; `None` if it is not built as one.
+    pub(super) fn of(der: &[u8]) -> Option<Self> {
+        let (_, outer) = Any::from_der(der).ok()?;
+        let (rest, _) = Any::from_der(outer.data).ok()?;
+        let message = outer.data[..outer.data.len() - rest.len()].to_vec();
+        let (rest, algorithm) = Any::from_der(rest).ok()?;
+        let (_, signature) = Any::from_der(rest).ok()?;
+        let (unused, signature) = signature.data.split_first()?;
+        (*unused == 0).then(|| Self {
+            message,
+            algorithm: algorithm.data.to_vec(),
+            signature: signature.to_vec(),
+        })
+    }
+
+    /// Whether the key made it.
+    pub(super) fn by(&self, spki: &[u8]) -> bool {
+        verifies(&self.algorithm, &self.message, &self.signature, spki)
+    }
+}
+
+fn verifies(algorithm: &[u8], message: &[u8], signature: &[u8], spki: &[u8]) -> bool {
+    let spki = SubjectPublicKeyInfoDer::from(spki);
+    let Ok(key) = RawPublicKeyEntity::try_from(&spki) else { return false };
+    webpki::ALL_VERIFICATION_ALGS
+        .iter()
+        .filter(|a| *a.signature_alg_id() == *algorithm)
+        .any(|a| key.verify_signature(*a, message, signature).is_ok())
 }

@@ -12,22 +12,27 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
 use crate::clock::UnixMillis;
 use crate::identity::DeviceId;
-use crate::kept_file;
+use crate::kept_file::{self, Form, Unusable};
 
 /// Most devices. An entry takes 400 bytes at most (an id of 128, two digests of 64): 8 MB, in memory and on disk.
 pub const DEVICES_MAX: usize = 20_000;
 
-/// Largest file that is read, in bytes: twice what a full ledger takes.
-const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
-
 const VERSION: u32 = 1;
+
+const FORM: Form = Form {
+    // Twice what a full ledger takes.
+    bytes_max: 16 * 1024 * 1024,
+    versions: &[VERSION],
+    not_ours: "it is no ledger",
+    noun: "ledger",
+};
 
 /// The leaf by which a device was let in last.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,22 +84,6 @@ struct StoredLeaf {
     not_after_ms: u64,
 }
 
-#[derive(Debug, thiserror::Error)]
-enum ReadError {
-    #[error("it cannot be read: {0}")]
-    Io(#[from] io::Error),
-    #[error("it has {0} bytes; {FILE_BYTES_MAX} are allowed")]
-    TooBig(u64),
-    #[error("it is no ledger: {0}")]
-    Json(#[from] serde_json::Error),
-    #[error("it has version {0}; this program reads version {VERSION}")]
-    Version(u32),
-    #[error("it is the ledger of edge device {0:?}")]
-    OtherEdge(String),
-    #[error("an entry of it is damaged")]
-    Entry,
-}
-
 impl Ledger {
     /// One that is kept at `path`, for the edge device `edge`. Never fails: see [`LedgerLoaded`]. Blocks on the disk.
     pub fn load(path: impl Into<PathBuf>, edge: DeviceId) -> (Self, LedgerLoaded) {
@@ -106,9 +95,7 @@ impl Ledger {
                 (leafs, LedgerLoaded::Devices(count))
             }
             Err(e) => {
-                // What cannot be read at all may heal.
-                let is_content = !matches!(e, ReadError::Io(_));
-                let to = is_content.then(|| kept_file::set_aside(&path)).flatten();
+                let to = e.set_aside(&path);
                 (HashMap::new(), LedgerLoaded::SetAside(e.to_string(), to))
             }
         };
@@ -173,9 +160,7 @@ impl Ledger {
         };
         leafs.sort_by(|a, b| a.device.cmp(&b.device));
         let stored = Stored { version: VERSION, edge: edge.to_string(), leafs };
-        let written = serde_json::to_vec(&stored)
-            .map_err(io::Error::other)
-            .and_then(|bytes| kept_file::replace(path, &bytes));
+        let written = kept_file::replace_json(path, &stored);
         if written.is_err() {
             self.lock().is_changed = true;
         }
@@ -188,23 +173,12 @@ impl Ledger {
     }
 }
 
-fn read(
-    path: &std::path::Path,
-    edge: &DeviceId,
-) -> Result<Option<HashMap<DeviceId, Seen>>, ReadError> {
-    let Some(read) = kept_file::read(path, FILE_BYTES_MAX)? else { return Ok(None) };
-    let bytes = read.map_err(ReadError::TooBig)?;
-    let version = kept_file::version(&bytes)?;
-    if version != VERSION {
-        return Err(ReadError::Version(version));
-    }
-    let stored: Stored = serde_json::from_slice(&bytes)?;
-    if stored.edge != edge.as_str() {
-        return Err(ReadError::OtherEdge(stored.edge));
-    }
+fn read(path: &Path, edge: &DeviceId) -> Result<Option<HashMap<DeviceId, Seen>>, Unusable> {
+    let read = FORM.read(path, edge.as_str(), |stored: &Stored| &stored.edge)?;
+    let Some(stored) = read else { return Ok(None) };
     let leafs: Option<HashMap<_, _>> =
         stored.leafs.iter().take(DEVICES_MAX).map(StoredLeaf::entry).collect();
-    leafs.map(Some).ok_or(ReadError::Entry)
+    Ok(Some(leafs.ok_or_else(|| "an entry of it is damaged".to_owned())?))
 }
 
 impl From<(&DeviceId, &Seen)> for StoredLeaf {

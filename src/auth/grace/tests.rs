@@ -371,6 +371,54 @@ fn a_ledger_keeps_what_a_grace_can_serve_and_is_set_aside_when_it_is_damaged() {
     }
 }
 
+/// Letter for letter: a gateway that is updated knows whom the older one let in.
+#[test]
+fn the_ledger_s_file_is_read_and_written_as_ever() {
+    let (ones, twos) = ("01".repeat(32), "0a".repeat(32));
+    let stored = format!(
+        r#"{{"version":1,"edge":"edge1","leafs":[{{"device":"d1","key":"{ones}","ca":"{twos}","not_after_ms":1700000000000}}]}}"#
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("seen.json");
+    std::fs::write(&path, &stored).unwrap();
+    let (ledger, loaded) = Ledger::load(&path, edge());
+    assert_eq!(loaded, LedgerLoaded::Devices(1));
+    assert!(ledger.knows(&id("d1"), &[1; 32], &[10; 32]));
+    let end = UnixMillis(1_700_000_000_000);
+    assert_eq!(ledger.ends(), [(id("d1"), end)]);
+    let seen = |end| Seen { key_sha256: [1; 32], ca_sha256: [10; 32], not_after: end };
+    ledger.note(&id("d1"), seen(UnixMillis(0)));
+    ledger.note(&id("d1"), seen(end));
+    ledger.save().unwrap();
+    let summed = stored.replace("}]}", r#"}],"file_crc32c":"4ddc8203"}"#);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), summed);
+
+    let big = "x".repeat(16 * 1024 * 1024 + 1);
+    for (damaged, words) in [
+        ("{}", "it is no ledger: missing field `version` at line 1 column 2"),
+        (r#"{"version":1}"#, "it is no ledger: missing field `edge` at line 1 column 13"),
+        (r#"{"version":2}"#, "it has version 2; this program reads version 1"),
+        (
+            r#"{"version":1,"edge":"other","leafs":[]}"#,
+            r#"it is the ledger of edge device "other""#,
+        ),
+        (&stored.replace("01", "0x"), "an entry of it is damaged"),
+        (&big, "it has 16777217 bytes; 16777216 are allowed"),
+    ] {
+        std::fs::write(&path, damaged).unwrap();
+        let LedgerLoaded::SetAside(why, Some(_)) = Ledger::load(&path, edge()).1 else {
+            panic!("{words}")
+        };
+        assert_eq!(why, words);
+    }
+    // What cannot be read at all may heal.
+    std::fs::create_dir(&path).unwrap();
+    let loaded = Ledger::load(&path, edge()).1;
+    let why = "it cannot be read: Is a directory (os error 21)".to_owned();
+    assert_eq!(loaded, LedgerLoaded::SetAside(why, None));
+    assert!(path.is_dir());
+}
+
 #[test]
 fn a_full_ledger_gives_up_what_ends_first() {
     let ledger = Ledger::default();

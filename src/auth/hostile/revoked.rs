@@ -40,6 +40,8 @@ fn who_is_revoked() -> Vec<Case> {
     let lower = policy.below_with("Lower", &super::forge::LOWER_KEY, |s| s.serial = OTHER.to_vec());
     let of_root = |serials: &[&[u8]]| ListSpec::of(&ROOT, serials).sign(&ROOT_KEY);
     let of_policy = |serials: &[&[u8]]| ListSpec::of(&policy, serials).sign(&POLICY_KEY);
+    let namesake = Ca::root("Tenant", &STRANGE_KEY);
+    let of_namesake = ListSpec::of(&namesake, &[POLICY]).sign(&STRANGE_KEY);
     let (short, long) = (
         vec![policy.leaf("d1"), policy.der.clone()],
         vec![lower.leaf("d1"), lower.der.clone(), policy.der.clone()],
@@ -62,8 +64,19 @@ fn who_is_revoked() -> Vec<Case> {
         case("the lower intermediate", &long, &[of_policy(&[OTHER])], ca),
         case("the intermediate, and it is the anchor", &short, &[of_root(&[POLICY])], OK)
             .anchors(&[&policy]),
-        case("the intermediate, and both are anchors", &short, &[of_root(&[POLICY])], OK)
+        // An anchor is what somebody chose to trust, but the list is what they put beside it: the whole chain of a tenant,
+        // as its .p7b has it, must not make its CAs irrevocable.
+        case("the intermediate, and both are anchors", &short, &[of_root(&[POLICY])], ca)
             .anchors(&[&policy, &ROOT]),
+        case(
+            "the intermediate, both are anchors, leaf alone",
+            &short[..1],
+            &[of_root(&[POLICY])],
+            ca,
+        )
+        .anchors(&[&policy, &ROOT]),
+        case("the intermediate's number, by a namesake of its issuer", &short, &[of_namesake], OK)
+            .anchors(&[&policy, &ROOT, &namesake]),
         case(
             "the leaf, leaf alone below the intermediate",
             &short[..1],
@@ -105,7 +118,8 @@ fn whose_lists_count() -> Vec<Case> {
         ),
         of("issuer without cRLSign", ListSpec::of(&mute, &[LEAF]).sign(&ROOT_KEY), OK)
             .anchors(&[&mute]),
-        Case::new(FAMILY, "intermediate without cRLSign", mute_chain, OK).lists(&[by_mute]),
+        Case::new(FAMILY, "intermediate without cRLSign", mute_chain.clone(), OK)
+            .lists(std::slice::from_ref(&by_mute)),
         of(
             "two CAs of one name: the list of the other",
             ListSpec::of(&namesake, &[LEAF]).sign(&STRANGE_KEY),
@@ -114,6 +128,19 @@ fn whose_lists_count() -> Vec<Case> {
         .anchors(&[&namesake, &ROOT]),
         of("two CAs of one name: the list of ours", list().sign(&ROOT_KEY), YES)
             .anchors(&[&namesake, &ROOT]),
+        // The same CA, name and key, by an older certificate that allows no lists: the list is its list all the same.
+        of("one CA by two certificates, one without cRLSign", list().sign(&ROOT_KEY), YES)
+            .anchors(&[&ROOT, &mute]),
+        of("one CA by two certificates, the first without cRLSign", list().sign(&ROOT_KEY), YES)
+            .anchors(&[&mute, &ROOT]),
+        Case::new(
+            FAMILY,
+            "the mute certificate of an intermediate presented",
+            mute_chain.clone(),
+            YES,
+        )
+        .lists(std::slice::from_ref(&by_mute))
+        .anchors(&[&policy(), &ROOT]),
         two(
             "a namesake's list before ours",
             [ListSpec::of(&namesake, &[]).sign(&STRANGE_KEY), list().sign(&ROOT_KEY)],
@@ -358,6 +385,24 @@ fn the_report_says_where_each_list_stands() {
     assert_eq!(report[0].issuer, "CN=Tenant");
     let later = NOW.plus(std::time::Duration::from_secs(2 * 86_400));
     assert_eq!(bundle.revocation_lists(later)[1].standing, ListStanding::Stale);
+}
+
+#[test]
+fn a_ca_of_the_bundle_that_is_revoked_is_named() {
+    let (policy, other) = (policy(), Ca::root("Other", &STRANGE_KEY));
+    let all = [ROOT.der.clone(), other.der.clone(), policy.der.clone()];
+    let list = |by: &Ca, serials: &[&[u8]]| ListSpec::of(by, serials).sign(by.key);
+    for (list, expected) in [
+        (list(&ROOT, &[POLICY]), vec!["CN=Policy"]),
+        (list(&ROOT, &[OTHER]), vec![]),
+        (list(&other, &[POLICY]), vec![]),
+        // Its own number: nobody vouches for a root, and nobody takes it back.
+        (list(&ROOT, &[LEAF]), vec![]),
+    ] {
+        let bundle = bundle(&all, &[list]);
+        let named: Vec<_> = bundle.revoked().iter().map(|e| &*e.info.subject).collect();
+        assert_eq!(named, expected);
+    }
 }
 
 #[test]

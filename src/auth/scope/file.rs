@@ -28,7 +28,7 @@ use super::{AuthKind, ScopeEntry, Snapshot, Status, SymmetricKeys};
 use crate::clock::UnixMillis;
 use crate::identity::{ClientName, DeviceId, IdError, ModuleId};
 use crate::iothub::sas::KeySigner;
-use crate::kept_file;
+use crate::kept_file::{self, Form, Unusable};
 
 /// Largest snapshot that is read, in bytes: 100,000 entries of 640 bytes (two 128-character ids and two scopes),
 /// or 80,000 with two keys each.
@@ -37,29 +37,12 @@ pub(super) const SNAPSHOT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 const VERSION: u32 = 2;
 const VERSION_WITHOUT_KEYS: u32 = 1;
 
-/// Why a file is not a snapshot of ours.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ReadError {
-    #[error("it cannot be read: {0}")]
-    Io(#[from] io::Error),
-    #[error("it has {0} bytes; {SNAPSHOT_BYTES_MAX} are allowed")]
-    TooBig(u64),
-    #[error("it is not a scope snapshot: {0}")]
-    Json(#[from] serde_json::Error),
-    #[error("it has version {0}; this program reads versions {VERSION_WITHOUT_KEYS} and {VERSION}")]
-    Version(u32),
-    #[error("it is the scope of edge device {0:?}")]
-    OtherEdge(String),
-    #[error("it has an entry whose {0}")]
-    Id(#[from] IdError),
-}
-
-impl ReadError {
-    /// Whether the file was read and is wrong. Otherwise (no permission, a failing disk) it may be good.
-    pub(super) fn is_about_the_content(&self) -> bool {
-        !matches!(self, Self::Io(_))
-    }
-}
+const FORM: Form = Form {
+    bytes_max: SNAPSHOT_BYTES_MAX,
+    versions: &[VERSION_WITHOUT_KEYS, VERSION],
+    not_ours: "it is not a scope snapshot",
+    noun: "scope",
+};
 
 #[derive(Serialize, Deserialize)]
 struct StoredSnapshot {
@@ -159,20 +142,13 @@ fn about(edge: &DeviceId, saved: UnixMillis) -> Vec<u8> {
 }
 
 /// Reads the snapshot of `edge`; `None` when there is no file.
-pub(super) fn read(path: &Path, edge: &DeviceId) -> Result<Option<Read>, ReadError> {
-    let Some(read) = kept_file::read(path, SNAPSHOT_BYTES_MAX)? else { return Ok(None) };
-    let bytes = read.map_err(ReadError::TooBig)?;
-    let version = kept_file::version(&bytes)?;
-    if ![VERSION, VERSION_WITHOUT_KEYS].contains(&version) {
-        return Err(ReadError::Version(version));
-    }
-    let stored: StoredSnapshot = serde_json::from_slice(&bytes)?;
-    if stored.edge != edge.as_str() {
-        return Err(ReadError::OtherEdge(stored.edge));
-    }
+pub(super) fn read(path: &Path, edge: &DeviceId) -> Result<Option<Read>, Unusable> {
+    let read = FORM.read(path, edge.as_str(), |stored: &StoredSnapshot| &stored.edge)?;
+    let Some(stored) = read else { return Ok(None) };
     let saved = UnixMillis(stored.saved_ms);
     let entries: Result<Vec<ScopeEntry>, IdError> =
         stored.entries.into_iter().map(TryInto::try_into).collect();
+    let entries = entries.map_err(|e| format!("it has an entry whose {e}"))?;
     // What is no base64 cannot be unlocked either, and is told when that is tried.
     let sealed = stored.sealed.map(|sealed| Sealed {
         locked: Locked {
@@ -185,8 +161,8 @@ pub(super) fn read(path: &Path, edge: &DeviceId) -> Result<Option<Read>, ReadErr
         },
         about: about(edge, saved),
     });
-    let snapshot = Snapshot::new(entries?);
-    Ok(Some(Read { snapshot, saved, sealed, is_old: version != VERSION }))
+    let snapshot = Snapshot::new(entries);
+    Ok(Some(Read { snapshot, saved, sealed, is_old: stored.version != VERSION }))
 }
 
 /// The keys that were sealed with a snapshot; `None` when `key` does not open them.
@@ -245,6 +221,5 @@ pub(super) fn write(
         entries,
         sealed: key.and_then(|key| lock(snapshot, &about(edge, now), key)),
     };
-    let bytes = serde_json::to_vec(&stored).map_err(io::Error::other)?;
-    kept_file::replace(path, &bytes)
+    kept_file::replace_json(path, &stored)
 }

@@ -89,6 +89,17 @@ fn documents_read_back() {
     }
 }
 
+/// Byte for byte: a gateway that is updated knows what clients had subscribed to.
+#[test]
+fn a_document_is_read_and_written_as_ever() {
+    let stored = b"\x01\x01\xff\0\xff\xffdevices/a%3Ab";
+    let some =
+        [(Subscription::CloudToDevice, QoS::AtLeastOnce), (Subscription::Methods, QoS::AtMostOnce)];
+    let remembered = Remembered { prefix: Some("devices/a%3Ab".into()), ..subscribed(&some) };
+    assert_eq!(encode(&remembered).escape_ascii().to_string(), stored.escape_ascii().to_string());
+    assert_eq!(decode(stored), Some(remembered));
+}
+
 #[tokio::test]
 async fn a_session_is_there_after_a_restart_and_only_its_own() {
     let place = Place::new();

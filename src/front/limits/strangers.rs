@@ -3,9 +3,12 @@
 //! Owns: [`Strangers`]. When there is no room for a newcomer, the source with most strangers gives up its oldest one: whoever
 //! opens many connections and does not log in pushes out his own, and a device that comes alone is never the one that goes
 //! while a crowd is there. A newcomer out of that crowd itself has to wait until the crowd's oldest had [`CHANCE`]: else a
-//! crowd of honest devices (more than there is room for) would push out each other before any of them is in.
+//! crowd of honest devices (more than there is room for) would push out each other before any of them is in. Of crowds of
+//! one size the one with the oldest gives way, and one that is alone has its [`CHANCE`], too: whoever floods from many
+//! addresses does not choose by them whom he pushes out.
 //! Invariants: at most as many entries as the owner lets in; each step costs O(log n). Must not know: connections.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
@@ -33,37 +36,33 @@ pub(in crate::front) struct Strangers {
     /// By source, oldest first.
     waiting: BTreeMap<(Source, Serial), Instant>,
     counts: HashMap<Source, usize>,
-    /// The same, the largest crowd last.
-    crowds: BTreeSet<(usize, Source)>,
+    /// The same with the oldest of each, the largest crowd last; of those the one with the oldest.
+    crowds: BTreeSet<(usize, Reverse<Serial>, Source)>,
 }
 
 impl Strangers {
     /// One more.
     pub(in crate::front) fn enter(&mut self, source: Source, now: Instant) -> Serial {
         self.next += 1;
-        self.waiting.insert((source, self.next), now);
-        self.change(source, 1);
-        self.next
+        let serial = self.next;
+        self.change(source, |waiting| waiting.insert((source, serial), now).is_none(), 1);
+        serial
     }
 
     /// It has logged in, or is gone; says whether it was there.
     pub(in crate::front) fn leave(&mut self, source: Source, serial: Serial) -> bool {
-        let was = self.waiting.remove(&(source, serial)).is_some();
-        if was {
-            self.change(source, -1);
-        }
-        was
+        self.change(source, |waiting| waiting.remove(&(source, serial)).is_some(), -1)
     }
 
     /// Who makes room for a newcomer from `source`; whoever does is no longer here.
     pub(in crate::front) fn make_room(&mut self, source: Source, now: Instant) -> Room {
-        let Some(&(crowd, largest)) = self.crowds.last() else { return Room::None };
+        let Some(&(crowd, _, largest)) = self.crowds.last() else { return Room::None };
         // Of two crowds of one size, the newcomer's own gives way.
         let own = self.counts.get(&source) == Some(&crowd);
         let from = if own { source } else { largest };
         let oldest = self.waiting.range((from, 0)..).next();
         let (&(_, serial), since) = oldest.expect("a source that is counted has one");
-        if own && now < *since + CHANCE {
+        if (own || crowd == 1) && now < *since + CHANCE {
             return Room::None;
         }
         self.leave(from, serial);
@@ -75,16 +74,30 @@ impl Strangers {
         self.waiting.len()
     }
 
-    fn change(&mut self, source: Source, by: isize) {
-        let before = self.counts.get(&source).copied().unwrap_or(0);
-        let after = before.saturating_add_signed(by);
-        self.crowds.remove(&(before, source));
-        if after == 0 {
-            self.counts.remove(&source);
-        } else {
-            self.counts.insert(source, after);
-            self.crowds.insert((after, source));
+    /// Carries out a change of `waiting` by so many of `source`; says whether it was one.
+    fn change(
+        &mut self,
+        source: Source,
+        change: impl FnOnce(&mut BTreeMap<(Source, Serial), Instant>) -> bool,
+        by: isize,
+    ) -> bool {
+        let before = self.crowd_of(source);
+        if !change(&mut self.waiting) {
+            return false;
         }
+        let count = self.counts.entry(source).or_insert(0);
+        *count = count.saturating_add_signed(by);
+        if *count == 0 {
+            self.counts.remove(&source);
+        }
+        before.map(|crowd| self.crowds.remove(&crowd));
+        self.crowds.extend(self.crowd_of(source));
+        true
+    }
+
+    fn crowd_of(&self, source: Source) -> Option<(usize, Reverse<Serial>, Source)> {
+        let (&(_, oldest), _) = self.waiting.range((source, 0)..=(source, Serial::MAX)).next()?;
+        self.counts.get(&source).map(|count| (*count, Reverse(oldest), source))
     }
 }
 
@@ -124,6 +137,22 @@ mod tests {
             assert_eq!(all.make_room(source(1), now), Room::None);
         }
         assert_eq!(all.len(), 600);
+    }
+
+    /// Whoever floods from many addresses, one connection each, must not choose by his addresses whom he pushes out.
+    #[test]
+    fn of_crowds_of_one_nobody_goes_before_his_chance_and_then_the_oldest() {
+        let t = crate::clock::system().monotonic();
+        let mut all = Strangers::default();
+        let honest = all.enter(source(250), t);
+        let at = |millis| t + Duration::from_millis(millis);
+        (1..100).for_each(|n| _ = all.enter(source(n), at(1)));
+        for millis in 1..1000 {
+            assert_eq!(all.make_room(source(100), at(millis)), Room::None, "{millis} ms");
+        }
+        assert_eq!(all.make_room(source(100), at(1000)), Room::By(honest, source(250)));
+        assert_eq!(all.make_room(source(100), at(1000)), Room::None, "the next one is younger");
+        assert_eq!(all.make_room(source(100), at(1001)), Room::By(honest + 1, source(1)));
     }
 
     #[test]

@@ -25,6 +25,8 @@ use crate::auth::{
 };
 use crate::certs::{Authority, Curve, Issued, Window, sphere_like_id};
 use crate::clock::UnixMillis;
+use crate::front::listener::SHAKE_BYTES_MAX;
+use crate::front::measured::Measured;
 use crate::identity::{ClientName, DeviceId};
 
 const GATEWAY: &str = "gw.example";
@@ -535,4 +537,28 @@ async fn a_gateway_without_certificates_asks_for_none() {
         let stream = meet(&server, client, GATEWAY).await.unwrap();
         assert_eq!(stream.get_ref().1.peer_certificates(), None, "{version:?}");
     }
+}
+
+/// A client may send a whole record behind its Finished without waiting: it is no part of the handshake.
+#[tokio::test]
+async fn what_comes_right_behind_the_longest_handshake_is_not_counted_with_it() {
+    let (site, behind) = (Site::new(), vec![7; 16 * 1024]);
+    let mut chain = ders(&site.device.leaf_pem);
+    // What is on no path nobody reads.
+    chain.extend((1..CHAIN_MAX).map(|_| CertificateDer::from(vec![0x30; 2200])));
+    let bytes: usize = chain.iter().map(|certificate| certificate.len()).sum();
+    assert!((15_000..=CHAIN_BYTES_MAX).contains(&bytes), "{bytes}");
+    let client = site.client(&BOTH, Some(Presents::new(chain, &site.device.key_pem)));
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let name = ServerName::try_from(GATEWAY).unwrap();
+    let pipelined = |client: &mut ClientConnection| client.writer().write_all(&behind).unwrap();
+    let connect = TlsConnector::from(Arc::new(client)).connect_with(name, near, pipelined);
+    let (socket, allowance) = Measured::new(far, SHAKE_BYTES_MAX);
+    let accept = allowance.within(TlsAcceptor::from(Arc::clone(&site.server)).accept(socket));
+    let (client, server) = tokio::join!(connect, accept);
+    let (_client, mut server) = (client.unwrap(), server.unwrap());
+    allowance.lift();
+    let mut came = vec![0; behind.len()];
+    server.read_exact(&mut came).await.unwrap();
+    assert_eq!(came, behind);
 }

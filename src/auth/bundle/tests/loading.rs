@@ -456,6 +456,10 @@ fn a_worse_bundle_is_told_from_another_one() {
         &[("a.pem", a), ("x.pem", b"?")],
         Ok((0, 0, false)),
     );
-    // ... unless it may be what was to follow a CA that goes.
+    // ... unless it may be what was to follow a CA that goes, or where the writing stopped.
+    let scar = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let scarred = [a, scar, b].concat();
+    let stopped = &scarred[..a.len() + scar.len() - 9];
+    case("cut off in old damage", &[("a.pem", &scarred)], &[("a.pem", stopped)], Err("is damaged"));
     case("damaged successor", two_files, &[("a.pem", a), ("c.pem", cut)], Err("c.pem is damaged"));
 }
