@@ -11,8 +11,12 @@
 //! {"queues": [{"endpoint": "iothub", "priority": 10, "live": false, "lane": null, "messages": 5, "bytes": 500,
 //!              "oldestAgeSecs": 12, "inPerSec": 1.0, "outPerSec": 0.5, "bytesInPerSec": 100.0, "bytesOutPerSec": 50.0}],
 //!  "store": {"usedBytes": 4194304, "limitBytes": 1073741824, "whenFull": "reject", "budgetLastsSecs": 3600,
-//!            "firstDropSecs": 3600, "firstDropWhy": "budget"}}
+//!            "firstDropSecs": 3600, "firstDropWhy": "budget"},
+//!  "unheard": [{"module": "filter", "input": "in", "messages": 5, "bytes": 500, "budgetPercent": 0.1, "unheardSecs": 600,
+//!               "text": "..."}]}
 //! ```
+//!
+//! `unheard` is left out where there is none.
 //!
 //! `/refusals` answers the last refused connections as JSON ([`RefusalsReport`]), with names and certificates of the peers, no
 //! secrets. `/dependents` answers who of the connected clients depends on which CA ([`Dependents`]).
@@ -91,6 +95,29 @@ pub struct Queues {
     pub queues: Vec<QueueStatus>,
     /// All together.
     pub store: StoreStatus,
+    /// Inputs for which messages wait although nobody listens, that with the most bytes first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unheard: Vec<UnheardInput>,
+}
+
+/// An input of a module for which messages wait, and which for minutes has had nobody who listens.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UnheardInput {
+    /// The module's id, as the route spells it.
+    pub module: String,
+    /// The input.
+    pub input: String,
+    /// Messages that wait, all priorities together.
+    pub messages: u64,
+    /// Their stored bytes.
+    pub bytes: u64,
+    /// How much of what the store may take that is, in percent; `None`: no limit is known.
+    pub budget_percent: Option<f64>,
+    /// For how long nobody has listened, as far as this process has seen.
+    pub unheard_secs: u64,
+    /// All of that in words, and what to do.
+    pub text: String,
 }
 
 /// One queue.
@@ -473,7 +500,7 @@ mod tests {
             first_drop_secs: Some(7),
             first_drop_why: Some("ttl".into()),
         };
-        Queues { queues: vec![queue], store }
+        Queues { queues: vec![queue], store, unheard: Vec::new() }
     }
 
     #[tokio::test]

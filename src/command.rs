@@ -17,7 +17,7 @@ mod list;
 mod manifest;
 mod refusals;
 mod routes;
-mod text;
+pub(crate) mod text;
 mod verify;
 
 use std::io::{self, Write};

@@ -33,6 +33,7 @@ mod shutdown;
 mod standing;
 mod status;
 mod twin;
+mod unheard;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -197,9 +198,11 @@ impl Gateway {
         let end = gateway.server_end(server.leaf(), &config, &clock);
         let refusals = gateway.run_refusals(&config, &clock);
         let sample = gateway.run_sampler(&config, &clock);
+        let unheard = gateway.run_unheard(&sample, &relay, &doors, &config, &clock);
         if let Some(listener) = admin {
             let identities = standing.warnings();
-            let shown = Shown { sample, doors: &doors, end: &end, refusals: &refusals };
+            let (doors, end, refusals) = (&doors, &end, &refusals);
+            let shown = Shown { sample, unheard, doors, end, refusals };
             gateway.run_admin(listener, &config, &configuration, shown, identities);
         }
         let given = daemon.as_ref().map(FromDaemon::trust_bundle_changes);

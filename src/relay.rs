@@ -26,10 +26,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use tokio::sync::watch;
 
 use self::c2d::CloudToDevice;
 use self::clients::Clients;
-use self::inputs::Inputs;
+use self::inputs::{Inputs, Presence};
 use self::methods::Methods;
 use self::twins::Twins;
 use crate::clock::SharedClock;
@@ -83,6 +84,16 @@ impl Relay {
     pub fn input(&self, module: ClientName, input: Arc<str>, ack_timeout: Duration) -> Inputs {
         let clients = Arc::clone(&self.clients);
         Inputs::new(clients, (module, input), ack_timeout, Arc::clone(&self.metrics))
+    }
+
+    /// Whether `module` would take messages for its inputs now.
+    pub fn presence(&self, module: &ClientName) -> Presence {
+        self.clients.presence(module)
+    }
+
+    /// Changes whenever a module may have begun to listen to its inputs.
+    pub fn module_arrivals(&self) -> watch::Receiver<u64> {
+        self.clients.module_arrivals()
     }
 
     /// `who` is not ours any more: its twin is kept no longer, unless something of it is still to be pushed
@@ -185,11 +196,10 @@ impl Listener for Relay {
 mod tests {
     use std::sync::Mutex;
 
-    use tokio::sync::watch;
     use tokio_util::sync::CancellationToken;
     use tokio_util::task::TaskTracker;
 
-    use super::testing::{client, identity, subscriptions};
+    use super::testing::{client, identity, letter, subscriptions};
     use super::*;
     use crate::clock;
     use crate::front::mailbox::Relay as _;
@@ -204,6 +214,10 @@ mod tests {
     impl Cloud for Away {
         fn connected(&self) -> watch::Receiver<bool> {
             self.connected.subscribe()
+        }
+
+        fn tried(&self) -> watch::Receiver<bool> {
+            watch::channel(true).1
         }
 
         fn want(&self, who: &Identity, wanted: Wanted, _: Product) {
@@ -223,14 +237,11 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn links_are_wanted_while_a_client_is_here_and_subscribed() {
-        use Subscription::{CloudToDevice, Desired, Methods, ModuleInputs};
-        let folder = tempfile::tempdir().unwrap();
+    fn relay(folder: &std::path::Path) -> (Relay, Arc<Away>) {
         let (connected, metrics) = (watch::Sender::new(false), Metrics::new("hub", "edge"));
         let cloud = Arc::new(Away { connected, wanted: Mutex::default() });
         let twins = Twins::new(twins::Parts {
-            folder: folder.path().to_owned(),
+            folder: folder.to_owned(),
             cloud: Arc::clone(&cloud) as _,
             generation: Arc::new(|_: &Identity| None),
             reported: Arc::new(twins::ReportedToNobody),
@@ -240,7 +251,42 @@ mod tests {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         });
-        let relay = Relay::new(Arc::clone(&cloud) as _, twins, metrics, clock::system());
+        (Relay::new(Arc::clone(&cloud) as _, twins, metrics, clock::system()), cloud)
+    }
+
+    /// Its messages count from the beginning: the first one must not be taken for the first one of the other.
+    #[tokio::test]
+    async fn who_is_another_one_under_its_old_id_gets_messages_with_numbers_of_the_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let (relay, _) = relay(folder.path());
+        let (client, mut letters) = client("d", 1);
+        relay.arrived(client, subscriptions(&[Subscription::CloudToDevice]));
+        let who = identity("d");
+        for is_other in [false, true] {
+            if is_other {
+                relay.begins_anew(&who);
+            }
+            let message = CloudMessage {
+                lock: Bytes::from_static(b"0123456789abcdef"),
+                sequence: Some(1),
+                delivery_count: 0,
+                system: crate::message::SystemProperties::default(),
+                properties: crate::message::Properties::default(),
+                body: Bytes::new(),
+            };
+            let mut delivering = relay.cloud_to_device(&who, message);
+            assert!(futures_util::poll!(&mut delivering).is_pending(), "sent: {is_other}");
+            let (_, say) = letter(&mut letters).await;
+            say(mailbox::Handed::Acknowledged);
+            assert_eq!(delivering.await, Settlement::Complete);
+        }
+    }
+
+    #[tokio::test]
+    async fn links_are_wanted_while_a_client_is_here_and_subscribed() {
+        use Subscription::{CloudToDevice, Desired, Methods, ModuleInputs};
+        let folder = tempfile::tempdir().unwrap();
+        let (relay, cloud) = relay(folder.path());
         let check = |who: &str, expected: &[(bool, bool, bool)]| {
             let all = std::mem::take(&mut *cloud.wanted.lock().unwrap());
             assert!(all.iter().all(|(name, _)| name == who), "{all:?}");

@@ -73,11 +73,24 @@ struct Whole {
     first_drop_why: Option<String>,
 }
 
+/// An input for which messages wait although nobody listens, as a gateway tells of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Unheard {
+    /// All of it in words.
+    text: String,
+    /// The same one by one, for `--json`.
+    #[serde(flatten)]
+    facts: serde_json::Map<String, serde_json::Value>,
+}
+
 /// What `/queues` answers.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 struct Answer {
     queues: Vec<Row>,
     store: Whole,
+    /// Inputs for which messages wait although nobody listens.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    unheard: Vec<Unheard>,
 }
 
 #[derive(Serialize)]
@@ -173,6 +186,7 @@ fn of_folder(inspector: &Inspector) -> Result<Answer, CommandError> {
     Ok(Answer {
         queues: views.iter().map(row).collect(),
         store: Whole { used_bytes, ..Whole::default() },
+        unheard: Vec::new(),
     })
 }
 
@@ -274,6 +288,9 @@ fn print(answer: &Answer, note: Option<&str>, out: &mut dyn Write) -> Result<(),
     rows.extend(answer.queues.iter().map(Row::cells));
     text::table(out, 2, &rows)?;
     writeln!(out, "{}", forecast(&answer.store, note.is_none()))?;
+    for input in &answer.unheard {
+        writeln!(out, "waits in vain: {}", plain(&input.text))?;
+    }
     if let Some(why) = note {
         writeln!(
             out,
@@ -404,7 +421,11 @@ mod tests {
     fn the_table_shows_what_is_unknown_as_such() {
         let row =
             Row { endpoint: "iothub".to_owned(), priority: 10, messages: 1234, ..Row::default() };
-        let answer = Answer { queues: vec![row], store: Whole::default() };
+        let answer = Answer { queues: vec![row], ..Answer::default() };
+        let facts = serde_json::json!({"text": "5 messages\u{1b}wait", "bytes": 7});
+        let unheard = vec![serde_json::from_value::<Unheard>(facts.clone()).unwrap()];
+        assert_eq!(serde_json::to_value(&unheard[0]).unwrap(), facts);
+        let answer = Answer { unheard, ..answer };
         let mut out = Vec::new();
         print(&answer, Some("nobody there"), &mut out).unwrap();
         let text = String::from_utf8(out).unwrap();
@@ -417,6 +438,10 @@ mod tests {
             lines[1].split_whitespace().collect::<Vec<_>>(),
             ["iothub/10", "1,234", "0", "B", "-", "-", "-"]
         );
-        assert!(lines[3].contains("need a running gateway (nobody there)"), "{text}");
+        assert!(
+            lines[3].starts_with("waits in vain: 5 messages") && !text.contains('\u{1b}'),
+            "{text}"
+        );
+        assert!(lines[4].contains("need a running gateway (nobody there)"), "{text}");
     }
 }

@@ -25,7 +25,7 @@ pub(crate) fn plural(n: u64, thing: &str) -> String {
 }
 
 /// `812 B`, `1.2 MiB`: three digits at most before the point, one after.
-pub(super) fn bytes(n: u64) -> String {
+pub(crate) fn bytes(n: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if n < 1024 {
         return format!("{n} B");
@@ -42,7 +42,7 @@ pub(super) fn bytes(n: u64) -> String {
 }
 
 /// `11 d 4 h`, `1 h 52 min`, `3 min 10 s`, `45 s`: the two largest units.
-pub(super) fn span(secs: f64) -> String {
+pub(crate) fn span(secs: f64) -> String {
     if !secs.is_finite() || secs >= 100.0 * 365.25 * 86_400.0 {
         return "more than 100 years".to_owned();
     }

@@ -133,6 +133,7 @@ impl Sampler {
         let all = Queues {
             queues: readings.iter().map(|(id, reading)| self.status(id, reading)).collect(),
             store: store_status(room, self.when_full, &forecast),
+            unheard: Vec::new(),
         };
         self.show(&all, room, &forecast);
         self.last.store(Some(Arc::new(Sample { queues: Arc::new(all), refusing })));

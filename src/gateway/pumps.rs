@@ -34,14 +34,19 @@ pub(super) struct ToModules {
 impl ToModules {
     /// The input that is named `edge/module/input`; `None` for what is none of ours.
     fn target(&self, endpoint: &str) -> Option<Target> {
-        let (edge, rest) = endpoint.split_once('/')?;
-        let (module, input) = rest.split_once('/')?;
-        let module = ModuleId::parse(module).ok().filter(|_| edge == self.edge.as_str())?;
-        let module = ClientName::Module(self.edge.clone(), module);
+        let (module, input) = input_of(&self.edge, endpoint)?;
         let name = InputName { module: module.to_string().into(), input: input.into() };
         let endpoint = self.relay.input(module, input.into(), self.ack_timeout);
         Some(Target::input(Arc::new(endpoint), name))
     }
+}
+
+/// The module and the input that an endpoint of a queue names; `None` for what is no input of this edge device.
+pub(super) fn input_of<'e>(edge: &DeviceId, endpoint: &'e str) -> Option<(ClientName, &'e str)> {
+    let (device, rest) = endpoint.split_once('/')?;
+    let (module, input) = rest.split_once('/')?;
+    let module = ModuleId::parse(module).ok().filter(|_| device == edge.as_str())?;
+    Some((ClientName::Module(edge.clone(), module), input))
 }
 
 /// Starts a pump for every queue of the upstream and of module inputs.

@@ -107,7 +107,8 @@ pub(super) fn of_pumps(config: &Config) -> pump::Config {
 
 /// A module has a smaller window than the hub: it is near, and there may be many inputs.
 /// A module that is slow or hangs is so for all senders: side queues would only write everything twice. So a delivery may take as
-/// long as the module may take for each of its messages, and who fails is given a few tries.
+/// long as the module may take for each of its messages, and who fails is given a few tries: it goes on from where it was after
+/// its back-off, and is parked early only when it has failed twice and nobody else's messages fit into the window beside it.
 pub(super) fn of_input_pumps(config: &Config) -> pump::Config {
     const BATCH: u32 = 32;
     let ack_timeout = config.relay.ack_timeout;
@@ -118,6 +119,8 @@ pub(super) fn of_input_pumps(config: &Config) -> pump::Config {
         batch_messages_max: BATCH as usize,
         pending_max: ack_timeout * BATCH,
         park_after: ack_timeout * 4,
+        much_is_part: 1,
+        park_after_failures: 2,
         lanes_max: 64,
         stop_grace: DRAIN_TIMEOUT,
         ..pump::Config::default()

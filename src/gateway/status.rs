@@ -14,7 +14,8 @@ use super::doors::Doors;
 use super::forecast::{self, LastSample};
 use super::refusals::Refusals;
 use super::server_end::ServerEnd;
-use crate::admin::{self, Admin};
+use super::unheard::{self, UnheardInputs};
+use crate::admin::{self, Admin, Queues};
 use crate::auth::dependents::Dependents;
 use crate::clock::SharedClock;
 use crate::config::Config;
@@ -23,6 +24,7 @@ use crate::store::Health;
 /// Where it is looked up.
 pub(super) struct Shown<'a> {
     pub(super) sample: LastSample,
+    pub(super) unheard: UnheardInputs,
     pub(super) doors: &'a Doors,
     pub(super) end: &'a Arc<ServerEnd>,
     pub(super) refusals: &'a Arc<Refusals>,
@@ -50,15 +52,16 @@ impl Gateway {
         shown: Shown<'_>,
         identities: impl Fn() -> Option<String> + Send + Sync + 'static,
     ) {
-        let Shown { sample, doors, end, refusals } = shown;
+        let Shown { sample, unheard, doors, end, refusals } = shown;
         let (suffix, ready) = (&config.metrics.suffix, self.readiness(Arc::clone(&doors.scope)));
         let (health, store, last) =
             (self.health.clone(), Arc::clone(&self.store), Arc::clone(&sample));
         let (waiting, configured) = (self.waiting.subscribe(), configuration.warnings());
-        let end = Arc::clone(end);
+        let (end, inputs) = (Arc::clone(end), Arc::clone(&unheard));
         let health = move || match &*health.borrow() {
             Health::Healthy => {
                 let mut warnings = forecast::warnings(&store.stats(), last.load().as_deref());
+                warnings.extend(unheard::warnings(&inputs.load()));
                 warnings.extend(waiting.borrow().iter().cloned());
                 warnings.extend(configured.borrow().iter().cloned());
                 warnings.extend(end.warning());
@@ -67,7 +70,7 @@ impl Gateway {
             }
             Health::Poisoned(why) => admin::Health::failing(vec![why.clone()]),
         };
-        let queues = move || sample.load().as_deref().map(|sample| Arc::clone(&sample.queues));
+        let queues = move || Some(with_unheard(&sample.load().as_ref()?.queues, &unheard));
         let (refusals, roster) = (Arc::clone(refusals), Arc::clone(&doors.roster));
         let dependents = move || Dependents::of(roster.admissions().iter().map(|a| &**a));
         let state = Admin::new(Arc::clone(&self.metrics), suffix, health, ready, queues)
@@ -80,5 +83,14 @@ impl Gateway {
                 error!("the metrics endpoint ended: {e}");
             }
         });
+    }
+}
+
+/// The last sample's queues, and the inputs of the last look.
+fn with_unheard(queues: &Arc<Queues>, unheard: &UnheardInputs) -> Arc<Queues> {
+    let unheard = unheard.load();
+    match unheard.is_empty() {
+        true => Arc::clone(queues),
+        false => Arc::new(Queues { unheard: unheard.to_vec(), ..(**queues).clone() }),
     }
 }

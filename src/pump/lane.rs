@@ -417,8 +417,9 @@ impl Lane {
     }
 
     /// Whether this lane should move to a side queue, out of the others' way. After `park_after` without a success in
-    /// any case; earlier when it takes up much of the window, or holds a full one, while the others are well: when most
-    /// lanes fail alike (the hub throttles everybody), moving them would only write everything twice.
+    /// any case; earlier (after `park_after_failures`) when it takes up much of the window, or holds a full one, while the
+    /// others are well: when most lanes fail alike (the hub throttles everybody), moving them would only write everything
+    /// twice.
     pub(super) fn should_park(&self, now: Instant, config: &Config, around: Surroundings) -> bool {
         if self.park_not_before.is_some_and(|at| now < at) {
             return false;
@@ -428,14 +429,16 @@ impl Lane {
             // All of it has expired: it is in nobody's way.
             return false;
         }
-        let is_large = messages > config.window_messages_max / 4
-            || self.bytes > config.window_bytes_max / 4
+        let is_large = messages > config.window_messages_max / config.much_is_part
+            || self.bytes > config.window_bytes_max / config.much_is_part
             || around.holds_full_window;
         match self.state {
             State::Resting { .. } => {
                 let failing = self.failing_since.map_or(Duration::ZERO, |at| now - at);
+                let is_in_the_way = is_large && around.others_are_well;
+                let is_tried = self.failures >= config.park_after_failures;
                 self.failing_since.is_some()
-                    && (failing >= config.park_after || (is_large && around.others_are_well))
+                    && (failing >= config.park_after || (is_in_the_way && is_tried))
             }
             State::Sending { since } => {
                 is_large && now - since >= around.pending_max && around.others_are_served

@@ -28,8 +28,9 @@
 //!   [`PumpError::Newer`] and leaves everything as it is.
 //! - Messages of one sender are delivered in the order of the queue: one delivery per sender is under way, what fails
 //!   goes back to the front, and while a sender's side queue lives, its newer messages go there too.
-//! - One sender that is stuck delays others at most until it is parked: at once when it holds a full window while the
-//!   others are well, after [`Config::park_after`] in any case. However many are stuck: a parked sender is cheap
+//! - One sender that is stuck delays others at most until it is parked: at once (at an input of a module: when it fails a second
+//!   time, [`Config::park_after_failures`]) when it holds a full window while the others are well, after
+//!   [`Config::park_after`] in any case. However many are stuck: a parked sender is cheap
 //!   (no open file, no message in memory), and [`Config::parked_lanes_max`] is far above what a gateway serves. Beyond
 //!   it stuck senders hold their share of the window (counted as `park_refused`).
 //! - Memory: the window (`window_messages_max`, `window_bytes_max` plus one read's overshoot of one record), as much again
@@ -136,6 +137,12 @@ pub struct Config {
     pub flapping_backoff: Backoff,
     /// A lane that failed for so long is parked in any case.
     pub park_after: Duration,
+    /// More than one part of so many of the window is much: a lane with so much is in the others' way. 1: only one that holds all
+    /// of a full window is.
+    pub much_is_part: usize,
+    /// A lane in the others' way is parked when it has failed so often in a row. 1: at once, as is right where what fails is
+    /// mostly the sender's own trouble.
+    pub park_after_failures: u32,
     /// A delivery pending for so long makes its lane stuck, when it is in the others' way.
     pub pending_max: Duration,
     /// Most senders that get a side queue. Those found on disk at the start count, even if they are more. It is meant to
@@ -161,6 +168,8 @@ impl Default for Config {
             unauthenticated_backoff: seconds(30, 600),
             flapping_backoff: seconds(1, 60),
             park_after: Duration::from_secs(10),
+            much_is_part: 4,
+            park_after_failures: 1,
             pending_max: Duration::from_secs(5),
             parked_lanes_max: 10_000,
             stop_grace: Duration::from_secs(3),

@@ -12,7 +12,7 @@ use super::deadletter::DeadLetterQueue;
 use super::double::{Answer, MemoryLogs, Scripted, main_queue, message};
 use super::log::Logs;
 use super::store_logs::StoreLogs;
-use super::tests::{S, all, drained, run_for, small};
+use super::tests::{S, all, crash_after, drained, pump_of, run_for, small};
 use super::{Config, Pump, Target};
 use crate::clock;
 use crate::deliver::{Deliver, Outcome};
@@ -47,6 +47,51 @@ async fn hundreds_of_stuck_senders_block_nobody() {
         }
     };
     tokio::join!(run_for(&logs, &hub, &small(), 5000 * S), story);
+}
+
+/// As at an input of a module: an ack timeout is the module's, so nothing is written a second time on account of the first one.
+/// `(messages of the sender, failures, settings of inputs) -> parked`.
+#[tokio::test(start_paused = true)]
+async fn a_sender_with_much_waiting_goes_on_after_a_timeout() {
+    let inputs = Config { much_is_part: 1, park_after_failures: 2, park_after: 60 * S, ..small() };
+    let table = [
+        (40, 1, small(), true),
+        (40, 1, inputs.clone(), false),
+        // Not in the others' way: it has until `park_after`.
+        (40, 3, inputs.clone(), false),
+        // Nobody fits into the window beside it.
+        (200, 1, inputs.clone(), false),
+        (200, 3, inputs, true),
+    ];
+    for (count, failures, config, is_parked) in table {
+        let case =
+            format!("{count} messages, {failures} failures, {} of the window", config.much_is_part);
+        let logs = Arc::new(MemoryLogs::default());
+        (0..count).for_each(|n| logs.publish("slow", n));
+        (0..5).for_each(|n| logs.publish("z", n));
+        let mut left = failures;
+        let module = Scripted::new(move |sender, _| {
+            if sender != "slow" || left == 0 {
+                return Answer::delivered();
+            }
+            left -= 1;
+            Answer::retry()
+        });
+        let metrics = Metrics::new("hub", "edge");
+        let target = Target::new(Arc::clone(&module) as Arc<dyn Deliver>);
+        let pump = pump_of(&logs, main_queue(), target, Arc::clone(&metrics), &config);
+        let others = async {
+            // Within the window nobody waits for the sender's rest; behind it, for one at most.
+            sleep(if count < 64 { Duration::from_millis(50) } else { 3 * S }).await;
+            assert_eq!(module.kept_of("z"), all(5), "{case}");
+        };
+        tokio::join!(others, crash_after(600 * S, pump));
+        assert_eq!(module.first_arrivals()["slow"], all(count), "{case}");
+        assert!(drained(&logs), "{case}");
+        let text = metrics.render();
+        let was_parked = text.contains("event=\"lane\"") && text.contains("reason=\"parked\"");
+        assert_eq!(was_parked, is_parked, "{case}: {text}");
+    }
 }
 
 /// The devices' side of a real store on a small volume.

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::inputs::Presence;
 use crate::front::mailbox::Client;
 use crate::identity::{ClientName, Identity};
 use crate::iothub::subscriptions::Subscription;
@@ -107,6 +108,20 @@ impl Clients {
         self.lock().get(name).cloned()
     }
 
+    /// Whether the module `name` would take messages for its inputs now.
+    pub(super) fn presence(&self, name: &ClientName) -> Presence {
+        match self.lock().get(name) {
+            None => Presence::Away,
+            Some(c) if c.has(Subscription::ModuleInputs) => Presence::Listening,
+            Some(_) => Presence::NotSubscribed,
+        }
+    }
+
+    /// Changes whenever a module may have begun to listen to its inputs.
+    pub(super) fn module_arrivals(&self) -> watch::Receiver<u64> {
+        self.modules.subscribe()
+    }
+
     /// Resolves when the module `name` is connected and has subscribed to its inputs; at once if it has.
     pub(super) async fn listens(&self, name: &ClientName) {
         let mut modules = self.modules.subscribe();
@@ -167,16 +182,22 @@ mod tests {
         let who = identity("edge/m");
         let inputs = subscriptions(&[Subscription::ModuleInputs]);
         let mut waits = Box::pin(clients.listens(who.name()));
-        let mut check = |expected: Option<()>| assert_eq!((&mut waits).now_or_never(), expected);
-        check(None);
+        let mut check = |expected: Option<()>, presence: Presence| {
+            assert_eq!((&mut waits).now_or_never(), expected);
+            assert_eq!(clients.presence(who.name()), presence);
+        };
+        check(None, Presence::Away);
         clients.arrived(client("edge/n", 1).0, inputs).unwrap();
-        check(None);
+        check(None, Presence::Away);
         clients.arrived(client("edge/m", 2).0, Subscriptions::default()).unwrap();
-        check(None);
+        let arrivals = clients.module_arrivals();
+        check(None, Presence::NotSubscribed);
         clients.subscribed(&who, 2, inputs);
-        check(Some(()));
+        check(Some(()), Presence::Listening);
+        assert!(arrivals.has_changed().unwrap());
         assert_eq!(clients.listens(who.name()).now_or_never(), Some(()));
         clients.left(&who, 2);
         assert_eq!(clients.listens(who.name()).now_or_never(), None);
+        assert_eq!(clients.presence(who.name()), Presence::Away);
     }
 }

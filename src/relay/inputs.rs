@@ -36,6 +36,17 @@ pub struct Inputs {
     metrics: Arc<Metrics>,
 }
 
+/// Whether a module is there to take messages for its inputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// Not connected.
+    Away,
+    /// Connected, but not subscribed to its inputs.
+    NotSubscribed,
+    /// Both.
+    Listening,
+}
+
 /// A message that was handed to the connection.
 struct Underway {
     handed: oneshot::Receiver<Handed>,

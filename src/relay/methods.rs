@@ -2,15 +2,17 @@
 //!
 //! Owns: the calls under way and their request ids. Invariants: an answer is taken once, and only from the connection that
 //! the call was sent over; a call that nobody waits for any more leaves nothing behind; request ids of one run never repeat,
-//! and begin at another place after a restart, so that an answer to a call of an earlier run is nobody's.
+//! and begin at another place after a restart, so that an answer to a call of an earlier run is nobody's. How many are under
+//! way is bounded where they come from ([`crate::upstream::downlinks::Config::calls_max`] and `calls_max_total`), and there alone.
 //! Must not know: who calls, how long the hub lets the caller wait.
 //!
 //! | what happens | answer |
 //! |---|---|
 //! | not connected, or not subscribed | 404 |
-//! | too many calls wait | 429 |
+//! | as much is under way to the client as may be | 429 |
 //! | no topic can carry the name | 400 |
 //! | the client answers | its status and payload, untouched |
+//! | with more than [`ANSWER_BYTES_MAX`] | 413 |
 //! | the connection ends before, or [`ANSWER_MAX`] passes | 504 |
 
 use std::collections::HashMap;
@@ -33,10 +35,12 @@ use crate::upstream::downlinks::MethodCall;
 /// The hub gives a caller 300 s at most; then it has long answered 504 itself (`edgehub.md` 8.7).
 const ANSWER_MAX: Duration = Duration::from_secs(330);
 
-/// Calls of all clients that wait for an answer.
-const CALLS_MAX: usize = 10_000;
+/// Bytes of an answer's payload: what IoT Hub takes (`iothub-protocol.md` A8). A link that brings it more may be ended, and with
+/// it all that the client answers meanwhile.
+const ANSWER_BYTES_MAX: usize = 128 * 1024;
 
 const NOT_FOUND: i32 = 404;
+const TOO_LARGE: i32 = 413;
 const BAD_REQUEST: i32 = 400;
 const TOO_MANY: i32 = 429;
 const NO_ANSWER: i32 = 504;
@@ -83,9 +87,7 @@ impl Methods {
         let began = self.clock.monotonic();
         let client = &to.client;
         self.metrics.method_called(&client.identity);
-        let Some((entry, answer)) = self.enter(client) else {
-            return self.failed("too_many", TOO_MANY);
-        };
+        let (entry, answer) = self.enter(client);
         let content =
             Outbound::Method { rid: entry.rid.clone(), name: call.name.into(), body: call.payload };
         let answered = tokio::time::timeout(ANSWER_MAX, self.answer(client, content, answer));
@@ -123,6 +125,9 @@ impl Methods {
             },
         };
         match answer {
+            Ok(MethodResponse { body, .. }) if body.len() > ANSWER_BYTES_MAX => {
+                self.failed("answer_too_large", TOO_LARGE)
+            }
             Ok(MethodResponse { status, body, .. }) => (status, body),
             Err(_) => self.failed("left", NO_ANSWER),
         }
@@ -145,17 +150,12 @@ impl Methods {
         call.answer.send(response).is_ok()
     }
 
-    fn enter(&self, client: &Client) -> Option<(Entry, oneshot::Receiver<MethodResponse>)> {
+    fn enter(&self, client: &Client) -> (Entry, oneshot::Receiver<MethodResponse>) {
         let rid: Box<str> = format!("{:x}", self.next.fetch_add(1, Ordering::Relaxed)).into();
         let (answer, answered) = oneshot::channel();
         let call = Call { who: client.identity.clone(), serial: client.serial, answer };
-        let mut calls = lock(&self.calls);
-        if calls.len() >= CALLS_MAX {
-            return None;
-        }
-        calls.insert(rid.clone(), call);
-        drop(calls);
-        Some((Entry { calls: Arc::clone(&self.calls), rid }, answered))
+        lock(&self.calls).insert(rid.clone(), call);
+        (Entry { calls: Arc::clone(&self.calls), rid }, answered)
     }
 
     fn failed(&self, reason: &'static str, status: i32) -> (i32, Bytes) {
@@ -170,6 +170,7 @@ fn lock(calls: &Mutex<HashMap<Box<str>, Call>>) -> MutexGuard<'_, HashMap<Box<st
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
     use tokio::sync::Semaphore;
     use tokio_util::sync::CancellationToken;
 
@@ -238,6 +239,40 @@ mod tests {
             tokio::join!(methods.call(to.clone(), call("a")), methods.call(to, call("b")), answers);
         assert_eq!((a.0, b.0), (200, -2));
         assert_eq!(a.1, "x");
+        assert!(lock(&methods.calls).is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_the_hub_does_not_take_is_not_sent_to_it() {
+        let methods = methods();
+        let who = identity("d");
+        let (client, mut letters) = client("d", 7);
+        let to = connected(&client, subscriptions(&[Subscription::Methods]));
+        for (bytes, status) in [(ANSWER_BYTES_MAX, 200), (ANSWER_BYTES_MAX + 1, 413)] {
+            let answers = async {
+                let (content, _say) = letter(&mut letters).await;
+                let Outbound::Method { rid, .. } = content else { panic!("{content:?}") };
+                let body = Bytes::from(vec![b'1'; bytes]);
+                let answer = MethodResponse { rid: rid.clone(), status: 200, body };
+                assert!(methods.answered(&who, 7, answer));
+            };
+            let (answer, ()) = tokio::join!(methods.call(to.clone(), call("a")), answers);
+            assert_eq!((answer.0, answer.1.len()), (status, if status == 200 { bytes } else { 0 }));
+        }
+    }
+
+    /// How many may be under way is said in one place, where they come from.
+    #[tokio::test]
+    async fn as_many_are_under_way_as_are_called() {
+        let methods = methods();
+        let (client, letters) = client("d", 1);
+        let to = connected(&client, subscriptions(&[Subscription::Methods]));
+        let calls = (0..10_001).map(|_| methods.call(to.clone(), call("a")));
+        let mut calls = Box::pin(futures_util::future::join_all(calls));
+        assert!((&mut calls).now_or_never().is_none());
+        assert_eq!(lock(&methods.calls).len(), 10_001);
+        drop(letters);
+        drop(calls);
         assert!(lock(&methods.calls).is_empty());
     }
 

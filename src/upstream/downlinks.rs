@@ -14,6 +14,7 @@
 
 mod links;
 mod message;
+mod pace;
 mod served;
 mod standing;
 #[cfg(test)]
@@ -32,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(super) use self::links::Kind;
 use self::links::Open;
+use self::pace::Pace;
 use self::served::Served;
 use super::Upstream;
 use super::backoff::Backoff;
@@ -42,6 +44,9 @@ use crate::metrics::Metrics;
 
 /// Operations on one twin that wait to be sent.
 const ASKS_MAX: usize = 16;
+/// Identities that the hub has left without an answer before, and that get their links at the same time: each holds its place
+/// until the hub has answered, or its time is over and the hub has ended the sessions that it gave up.
+const DOUBTFUL_SETUPS_MAX: usize = 16;
 /// First and largest ceiling of the wait when a connection ended soon after links were asked for on it.
 const REOPEN_AFTER_LOSS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// What lasted this long did not end because of us.
@@ -101,6 +106,9 @@ pub enum CloudError {
 pub trait Cloud: Send + Sync + 'static {
     /// Whether the hub can be reached.
     fn connected(&self) -> watch::Receiver<bool>;
+    /// Whether it is known how the first attempt since the start to reach the hub has gone. If it went well,
+    /// [`Cloud::connected`] says so before.
+    fn tried(&self) -> watch::Receiver<bool>;
     /// From now on these links are to stand for `who`, and no others. Returns at once.
     fn want(&self, who: &Identity, wanted: Wanted, product: Product);
     /// The whole twin: `{"desired":{..,"$version":n},"reported":{..,"$version":m}}`, as the hub writes it.
@@ -182,7 +190,7 @@ pub struct Config {
     pub linger: Duration,
     /// Method calls under way for one identity; one more is answered 429.
     pub calls_max: usize,
-    /// The same for all identities together.
+    /// The same for all identities together: with payloads of 128 KiB, 32 MiB.
     pub calls_max_total: usize,
 }
 
@@ -212,9 +220,12 @@ struct Inner {
     /// The connection that the links are to be on.
     live: watch::Sender<Option<Arc<Live>>>,
     connected: watch::Sender<bool>,
+    tried: watch::Sender<bool>,
     table: Mutex<HashMap<Identity, Arc<Entry>>>,
     running: OnceLock<Running>,
     places: Semaphore,
+    /// Of whom the hub has left without an answer before.
+    doubtful_places: Semaphore,
     pace: Pace,
     room: Arc<Semaphore>,
     calls: Arc<Semaphore>,
@@ -280,25 +291,6 @@ impl Entry {
     }
 }
 
-/// Gives each who asks a time of its own.
-struct Pace {
-    next: Mutex<Option<Instant>>,
-    gap: Duration,
-}
-
-impl Pace {
-    fn slot(&self, now: Instant) -> Instant {
-        let mut next = self.next.lock().expect("nothing panics under this lock");
-        let at = next.map_or(now, |next| next.max(now));
-        *next = Some(at + self.gap);
-        at
-    }
-
-    async fn turn(&self, now: Instant) {
-        tokio::time::sleep_until(self.slot(now).into()).await;
-    }
-}
-
 impl fmt::Debug for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Inner").field("config", &self.config).finish_non_exhaustive()
@@ -313,10 +305,12 @@ impl Downlinks {
             config,
             live: watch::Sender::new(None),
             connected: watch::Sender::new(false),
+            tried: watch::Sender::new(false),
             table: Mutex::default(),
             running: OnceLock::new(),
             places: Semaphore::new(config.setups_max),
-            pace: Pace { next: Mutex::default(), gap: config.setup_gap },
+            doubtful_places: Semaphore::new(DOUBTFUL_SETUPS_MAX),
+            pace: Pace::new(config.setup_gap),
             room: Arc::new(Semaphore::new(config.links_max)),
             calls: Arc::new(Semaphore::new(config.calls_max_total)),
             next_operation: AtomicU64::new(0),
@@ -346,7 +340,8 @@ impl Downlinks {
         for (who, entry) in before {
             inner.serve(&who, &entry);
         }
-        stop.run_until_cancelled(inner.follow()).await;
+        stop.run_until_cancelled(async { tokio::join!(inner.follow(), inner.await_failure()) })
+            .await;
         inner.publish(None);
         let left: Vec<_> = inner.table().values().cloned().collect();
         left.iter().for_each(|entry| entry.refuse_all(&CloudError::Offline));
@@ -407,10 +402,19 @@ impl Inner {
         }
     }
 
+    /// Tells when the first attempt to connect has failed.
+    async fn await_failure(&self) {
+        // Whoever could fail no more is gone: then nobody waits for it either.
+        if self.upstream.has_failed().wait_for(|failed| *failed).await.is_ok() {
+            self.tried.send_replace(true);
+        }
+    }
+
     fn publish(&self, live: Option<Arc<Live>>) {
         let connected = live.is_some();
         self.live.send_replace(live);
         self.connected.send_if_modified(|was| std::mem::replace(was, connected) != connected);
+        self.tried.send_if_modified(|was| connected && !std::mem::replace(was, true));
     }
 
     /// Changes what is wanted for `who`, and sees to it that somebody serves it.
@@ -476,6 +480,10 @@ impl Inner {
 impl Cloud for Downlinks {
     fn connected(&self) -> watch::Receiver<bool> {
         self.inner.connected.subscribe()
+    }
+
+    fn tried(&self) -> watch::Receiver<bool> {
+        self.inner.tried.subscribe()
     }
 
     fn want(&self, who: &Identity, wanted: Wanted, product: Product) {

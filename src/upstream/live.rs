@@ -5,12 +5,14 @@
 //! answered to that identity; only evidence about the connection itself severs it.
 //! Must not know: how the connection came about, or what follows it.
 
+mod attach;
 mod hold;
 mod upkeep;
 
+pub(super) use self::attach::GivenUp;
 pub(super) use self::hold::Hold;
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -18,7 +20,7 @@ use fe2o3_amqp::Sender;
 use fe2o3_amqp::link::delivery::Sendable;
 use fe2o3_amqp::session::SessionHandle;
 use fe2o3_amqp_types::definitions::Fields;
-use fe2o3_amqp_types::messaging::{Batch, Data, Message as AmqpMessage, Source};
+use fe2o3_amqp_types::messaging::{Batch, Data, Message as AmqpMessage};
 use fe2o3_amqp_types::primitives::{Symbol, Value};
 use futures_util::future::BoxFuture;
 use rand::Rng;
@@ -32,13 +34,13 @@ use super::encode::{self, Packed};
 use super::names;
 use super::outcome::{self, Verdict, retry};
 use super::sending::Sendings;
-use super::sessions::{Link, Sessions, Turn};
+use super::sessions::{Link, Sessions};
 use super::token::TokenSource;
 use super::{Config, Shared};
 use crate::deliver::Outcome;
 use crate::identity::{ClientName, Identity};
 use crate::iothub::sas::{self, SignError};
-use crate::message::{Message, SystemKey};
+use crate::message::Message;
 
 /// Identities that get their token and their link at the same time, at most: a reconnect sends all of them, `$cbs` lets
 /// no more than 512 requests wait, and attaches that queue up open sessions.
@@ -61,6 +63,8 @@ pub(super) struct Live {
     setups: Semaphore,
     /// Receiving links that are being closed.
     pub(super) closings: Semaphore,
+    /// Attaches that were given up and hold a session that others have links on.
+    given_up: AtomicUsize,
     sendings: Sendings,
     /// Cancelled when the connection is over, by whoever notices first.
     pub(super) severed: CancellationToken,
@@ -85,12 +89,14 @@ struct Times {
     open: bool,
     /// Or so many others need it.
     held: usize,
+    /// The hub has left the last attach without an answer.
+    is_doubtful: bool,
 }
 
 enum LinkState {
     Closed,
     /// Goes on by itself when the delivery that started it is given up.
-    Attaching(oneshot::Receiver<Result<Box<Link>, Verdict>>),
+    Attaching(oneshot::Receiver<attach::Attached>),
     Open(Box<Link>),
 }
 
@@ -115,6 +121,7 @@ impl Live {
             slots: Mutex::default(),
             setups: Semaphore::new(SETUPS_MAX),
             closings: Semaphore::new(CLOSINGS_MAX),
+            given_up: AtomicUsize::new(0),
             sendings: Sendings::default(),
             severed,
             timed_out: Mutex::default(),
@@ -225,7 +232,7 @@ impl Live {
         if slot.times().renew_at.is_none() {
             self.authorize(sender, slot, fresh).await?;
         }
-        match self.open_link(sender, batch, state).await {
+        match self.open_link(sender, batch, slot, state).await {
             Ok(()) => Ok(()),
             Err(verdict) => {
                 slot.times().open = false;
@@ -334,73 +341,6 @@ impl Live {
         Ok(Verdict::Outcome(Outcome::Delivered))
     }
 
-    /// Attaches a link if none is open.
-    async fn open_link(
-        self: &Arc<Self>,
-        sender: &Identity,
-        batch: &[Message],
-        state: &mut LinkState,
-    ) -> Result<(), Verdict> {
-        if let LinkState::Closed = state {
-            self.make_room();
-            let model = batch.iter().find_map(|m| m.system.get(SystemKey::ModelId));
-            *state = LinkState::Attaching(self.start_attach(sender, model));
-        }
-        // It stays in its place during the wait: dropping this future must not lose the link that is on its way.
-        let LinkState::Attaching(attaching) = state else { return Ok(()) };
-        match timeout(self.config().operation_timeout, attaching).await {
-            Err(_) => {
-                self.suspect(sender);
-                Err(Verdict::Outcome(retry("attach_timeout")))
-            }
-            Ok(attached) => {
-                *state = LinkState::Closed;
-                let link = attached.unwrap_or(Err(Verdict::ConnectionLost))?;
-                *state = LinkState::Open(link);
-                Ok(())
-            }
-        }
-    }
-
-    /// Attaches on a task of its own, which ends with the attach or with the connection (see [`super::sessions`] why it
-    /// must not be cancelled).
-    fn start_attach(
-        self: &Arc<Self>,
-        sender: &Identity,
-        model: Option<&str>,
-    ) -> oneshot::Receiver<Result<Box<Link>, Verdict>> {
-        let (done, attached) = oneshot::channel();
-        let number = self.next_link.fetch_add(1, Ordering::Relaxed);
-        let address = names::telemetry_address(sender.name());
-        let properties = self.link_properties(sender.name(), model, None);
-        let live = self.clone();
-        self.tracker().spawn(async move {
-            let attach = async {
-                let mut turn = live.sessions.turn(1).await?;
-                let builder = Sender::builder()
-                    .name(format!("telemetry-{number}"))
-                    .source(Source::builder().address(format!("telemetry-{number}-source")).build())
-                    .target(address.as_str())
-                    .properties(properties);
-                let sender = builder.attach(turn.session()).await;
-                let place = turn.done();
-                Some(
-                    sender
-                        .map(|s| Box::new(Link::new(s, address, place)))
-                        .map_err(outcome::of_attach_error),
-                )
-            };
-            tokio::select! {
-                () = live.severed.cancelled() => {}
-                attached = attach => {
-                    // Nobody there any more: the link is dropped, and so detached.
-                    let _ = done.send(attached.unwrap_or(Err(Verdict::ConnectionLost)));
-                }
-            }
-        });
-        attached
-    }
-
     /// B3; `edgehub.md` 8.1. `client`: what the client says of itself.
     pub(super) fn link_properties(
         &self,
@@ -439,11 +379,6 @@ impl Live {
         self.sessions.begin().await
     }
 
-    /// A turn to attach `links` links of an identity that are not telemetry. `None`: the connection is ending.
-    pub(super) async fn down_turn(&self, links: usize) -> Option<Turn> {
-        self.down_sessions.turn(links).await
-    }
-
     pub(super) fn tracker(&self) -> &TaskTracker {
         &self.shared.tracker
     }
@@ -468,7 +403,13 @@ impl Live {
         }
         let slot = Arc::new(Slot {
             link: AsyncMutex::new(LinkState::Closed),
-            times: Mutex::new(Times { renew_at: None, used_at: now, open: false, held: 0 }),
+            times: Mutex::new(Times {
+                renew_at: None,
+                used_at: now,
+                open: false,
+                held: 0,
+                is_doubtful: false,
+            }),
         });
         slots.insert(sender.clone(), slot.clone());
         slot

@@ -212,6 +212,7 @@ pub struct Upstream {
     shared: Arc<Shared>,
     live: watch::Sender<Option<Arc<Live>>>,
     connected: watch::Sender<bool>,
+    has_failed: watch::Sender<bool>,
 }
 
 impl fmt::Debug for Upstream {
@@ -243,12 +244,18 @@ impl Upstream {
             shared: Arc::new(shared),
             live: watch::Sender::new(None),
             connected: watch::Sender::new(false),
+            has_failed: watch::Sender::new(false),
         })
     }
 
     /// Whether the hub has let us sign in on a connection that still stands.
     pub fn connected(&self) -> watch::Receiver<bool> {
         self.connected.subscribe()
+    }
+
+    /// Whether an attempt to connect has failed since the start.
+    pub fn has_failed(&self) -> watch::Receiver<bool> {
+        self.has_failed.subscribe()
     }
 
     /// Telemetry links open now.
@@ -292,6 +299,7 @@ impl Upstream {
                     tracing::warn!(%error, "no connection to the hub; trying on, and messages are kept until it is there");
                 }
             }
+            self.has_failed.send_replace(true);
             self.shared.metrics.retried(&own, "connect");
             let outage = self.shared.clock.monotonic().saturating_duration_since(away_since);
             let wait = backoff.next_wait().min((outage / OUTAGE_SHARE).max(RECONNECT.0));

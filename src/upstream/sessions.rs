@@ -15,7 +15,8 @@
 //! Attaching is exclusive per session (the AMQP library borrows the session while it waits for the hub's attach). A
 //! link whose attach is not answered therefore blocks new links of that one session: they go to another one, and the
 //! established links do not notice. The attach is not cancelled, because the library would keep the half-attached
-//! name and a late answer of the hub would then end the whole session.
+//! name and a late answer of the hub would then end the whole session. Who was left without an answer attaches to a
+//! session of its own the next time ([`Sessions::turn_apart`]): that one can be ended, and the attach with it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -71,10 +72,12 @@ pub(super) async fn keep(
     }
 }
 
+type Pool = Mutex<Vec<Arc<Shared>>>;
+
 /// The pool.
 pub(super) struct Sessions {
     begins: mpsc::Sender<Begin>,
-    pool: Mutex<Vec<Arc<Shared>>>,
+    pool: Arc<Pool>,
 }
 
 struct Shared {
@@ -100,6 +103,8 @@ pub(super) struct Turn {
     // Dropped after the guard, by field order.
     waiting: Waiting,
     place: Place,
+    /// Where the session goes once its first attach is answered; none: there it is.
+    apart_from: Option<Arc<Pool>>,
 }
 
 struct Waiting(Arc<Shared>);
@@ -116,11 +121,27 @@ impl Turn {
         &mut self.guard
     }
 
+    /// Whether nobody else has anything on the session.
+    pub(super) fn is_apart(&self) -> bool {
+        self.apart_from.is_some()
+    }
+
     /// Ends the turn; the link stays.
     pub(super) fn done(self) -> Place {
         drop(self.guard);
         drop(self.waiting);
+        if let Some(pool) = self.apart_from {
+            pool.lock().expect("nothing panics under this lock").push(self.place.0.clone());
+        }
         self.place
+    }
+
+    /// Ends a session apart, and whatever was being attached to it. Ends when the hub has ended it too.
+    pub(super) async fn end(mut self) {
+        debug_assert!(self.is_apart(), "others have links on it");
+        if let Err(error) = self.guard.end().await {
+            tracing::debug!(%error, "a session that was given up");
+        }
     }
 }
 
@@ -143,7 +164,7 @@ impl Link {
 impl Sessions {
     /// An empty pool over the connection that listens on `begins`.
     pub(super) fn new(begins: mpsc::Sender<Begin>) -> Self {
-        Self { begins, pool: Mutex::new(Vec::new()) }
+        Self { begins, pool: Arc::default() }
     }
 
     /// Another empty pool over the same connection.
@@ -165,18 +186,52 @@ impl Sessions {
             if let Ok(guard) = timeout(TURN_WAIT, lock).await
                 && !guard.is_ended()
             {
-                return Some(Turn { guard, waiting, place });
+                return Some(Turn { guard, waiting, place, apart_from: None });
             }
         }
-        let shared = Arc::new(Shared {
-            handle: Arc::new(AsyncMutex::new(self.begin().await?)),
-            links: AtomicUsize::new(links),
-            turns: AtomicUsize::new(1),
-        });
+        let mut turn = self.turn_apart(links).await?;
+        turn.apart_from = None;
+        self.pool.lock().expect("nothing panics under this lock").push(turn.place.0.clone());
+        Some(turn)
+    }
+
+    /// A turn to attach `links` links to a session on which nobody has anything, and which nobody else attaches to before one
+    /// of them is answered. `None`: no session can be had.
+    pub(super) async fn turn_apart(&self, links: usize) -> Option<Turn> {
+        let shared = match self.take_idle() {
+            Some(idle) => idle,
+            None => Arc::new(Shared {
+                handle: Arc::new(AsyncMutex::new(self.begin().await?)),
+                links: AtomicUsize::new(0),
+                turns: AtomicUsize::new(0),
+            }),
+        };
+        shared.links.fetch_add(links, Ordering::Relaxed);
+        shared.turns.fetch_add(1, Ordering::Relaxed);
         let (place, waiting) = (Place(shared.clone(), links), Waiting(shared.clone()));
-        let guard = shared.handle.clone().try_lock_owned().expect("nobody else has it yet");
-        self.pool.lock().expect("nothing panics under this lock").push(shared);
-        Some(Turn { guard, waiting, place })
+        let guard = shared.handle.clone().try_lock_owned().expect("nobody else has it");
+        Some(Turn { guard, waiting, place, apart_from: Some(self.pool.clone()) })
+    }
+
+    /// Takes one on which nobody has anything any more out of the pool: else each that was apart would stay as long as the
+    /// connection.
+    fn take_idle(&self) -> Option<Arc<Shared>> {
+        let mut pool = self.pool.lock().expect("nothing panics under this lock");
+        let is_idle = |shared: &Arc<Shared>| {
+            let has = |count: &AtomicUsize| count.load(Ordering::Relaxed) > 0;
+            !has(&shared.links)
+                && !has(&shared.turns)
+                && shared.handle.try_lock().is_ok_and(|handle| !handle.is_ended())
+        };
+        let at = pool.iter().position(is_idle)?;
+        Some(pool.swap_remove(at))
+    }
+
+    /// How many there are in the pool, and how many links are placed on them.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> (usize, usize) {
+        let pool = self.pool.lock().expect("nothing panics under this lock");
+        (pool.len(), pool.iter().map(|shared| shared.links.load(Ordering::Relaxed)).sum())
     }
 
     /// Reserves places on the session with the fewest attaches before us; forgets sessions that have ended.

@@ -132,7 +132,10 @@ fn a_full_store_is_a_warning_only_while_it_refuses() {
     let sample = |refusing| {
         let room = Room { used: 5, limit: Some(5), free: None };
         let store = store_status(room, WhenFull::Reject, &Forecast::default());
-        Sample { queues: Arc::new(Queues { queues: Vec::new(), store }), refusing }
+        Sample {
+            queues: Arc::new(Queues { queues: Vec::new(), store, unheard: Vec::new() }),
+            refusing,
+        }
     };
     for (held, last, expected) in [
         (0, None, false),

@@ -193,6 +193,33 @@ mod tests {
         assert_eq!(body, expected);
     }
 
+    /// Letter for letter: a gateway that is updated pushes what the older one has answered.
+    #[test]
+    fn a_document_is_read_and_written_as_ever() {
+        let stored = concat!(
+            r#"{"version":1,"generation":"g","known":true,"pending":{"clear":{"c":null},"patch":{"c":2}},"#,
+            r#""desired_version":7,"desired":{"a":{"b":1}},"reported_version":9,"reported":{"c":2}}"#,
+        );
+        let kept = Kept {
+            generation: Some("g".to_owned()),
+            known: true,
+            desired: object(json!({"a": {"b": 1}})),
+            desired_version: 7,
+            reported: object(json!({"c": 2})),
+            reported_version: 9,
+            pending: Pending {
+                clear: object(json!({"c": null})),
+                patch: object(json!({"c": 2})),
+                any: true,
+            },
+        };
+        assert_eq!(kept.to_bytes(), stored.as_bytes());
+        assert_eq!(Kept::from_bytes(stored.as_bytes()), Ok(kept));
+        let newer = stored.replace("\"version\":1,", "\"version\":2,");
+        let why = "its form has version 2, this release reads 1";
+        assert_eq!(Kept::from_bytes(newer.as_bytes()), Err(why.to_owned()));
+    }
+
     #[test]
     fn another_form_is_not_taken_for_ours() {
         let newer = br#"{"version":2,"twin":{}}"#;

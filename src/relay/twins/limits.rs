@@ -49,10 +49,43 @@ pub(super) fn check_patch(body: &[u8]) -> Result<Object, Refused> {
     let Value::Object(mut patch) = value else {
         return Err(refused("malformed", "reported properties are an object"));
     };
+    if let Some(text) = huge_integer(body) {
+        return Err(refused("number", format!("{text} is not within {INTEGERS:?}")));
+    }
     // Some clients send it along; the hub takes no notice of it.
     patch.remove("$version");
     check_object(&patch, 1, false)?;
     Ok(patch)
+}
+
+/// An integer with more digits than [`INTEGERS`] have, of JSON that is well formed. Beyond 64 bits it would be read as a fraction,
+/// and the hub be told another number than the client.
+fn huge_integer(json: &[u8]) -> Option<&str> {
+    /// 16 digits and a sign.
+    const BYTES_MAX: usize = 17;
+    let mut at = 0;
+    while let Some(first) = json.get(at) {
+        let start = at;
+        at += 1;
+        match first {
+            b'"' => {
+                while let Some(byte) = json.get(at).filter(|byte| **byte != b'"') {
+                    at += if *byte == b'\\' { 2 } else { 1 };
+                }
+                at += 1;
+            }
+            b'-' | b'0'..=b'9' => {
+                let goes_on = |b: &&u8| matches!(b, b'-' | b'+' | b'.' | b'e' | b'E' | b'0'..=b'9');
+                at = start + json[start..].iter().take_while(goes_on).count();
+                let text = &json[start..at];
+                if text.len() > BYTES_MAX && text[1..].iter().all(u8::is_ascii_digit) {
+                    return std::str::from_utf8(text).ok();
+                }
+            }
+            _ => {}
+        }
+    }
+    None
 }
 
 /// Judges the whole of the reported properties.

@@ -25,6 +25,10 @@ use super::{Config, OfflineGet};
 /// Longest back-off of pushes and of reads that nobody asked for.
 const BACKOFF_MAX: Duration = Duration::from_secs(300);
 
+/// Longest wait of a client for the outcome of the first attempt since the start to reach the hub: more than an attempt takes that
+/// succeeds, and a quarter of what the client waits anyway where the hub is there and slow ([`Config::read_within`]).
+const FIRST_ATTEMPT_MAX: Duration = Duration::from_secs(5);
+
 /// In the long run a document is written once in this time, with all that came meanwhile: each is a file and two fsyncs, and a
 /// client that patches without end must wear out neither the flash nor the others' disk.
 const KEEP_EVERY: Duration = Duration::from_millis(50);
@@ -184,6 +188,8 @@ impl Memory {
 pub(super) struct Machine {
     config: Config,
     online: bool,
+    /// Nobody knows yet whether the hub can be reached.
+    is_starting: bool,
     memory: Memory,
     /// The generation id is known.
     life_known: bool,
@@ -214,6 +220,7 @@ impl Machine {
         let mut machine = Self {
             config,
             online,
+            is_starting: false,
             memory,
             life_known: false,
             draft,
@@ -283,12 +290,30 @@ impl Machine {
         }
         self.online = online;
         if !online {
-            for get in std::mem::take(&mut self.readers) {
-                self.after_keep_or_now(asks::Answer::Twin(get));
-            }
+            self.answer_readers(|_| true);
             if self.reading.is_none() {
                 self.let_held_go();
             }
+        }
+    }
+
+    /// Whether the first attempt since the start to reach the hub is still under way. What it has come to must be told before, by
+    /// [`Machine::online`].
+    pub(super) fn starting(&mut self, is_starting: bool) {
+        self.is_starting = is_starting;
+        if !is_starting && !self.online {
+            self.answer_readers(|_| true);
+        }
+    }
+
+    pub(super) fn is_starting(&self) -> bool {
+        self.is_starting
+    }
+
+    /// Answers those who wait for a read, without it.
+    fn answer_readers(&mut self, mut whom: impl FnMut(&Get) -> bool) {
+        for get in self.readers.extract_if(.., |get| whom(get)).collect::<Vec<_>>() {
+            self.after_keep_or_now(asks::Answer::Twin(get));
         }
     }
 
@@ -303,6 +328,9 @@ impl Machine {
         if self.online && self.saved.is_none() {
             self.begin_read(now);
             self.begin_push(now);
+        }
+        if !self.online {
+            self.answer_readers(|get| get.at + FIRST_ATTEMPT_MAX <= now);
         }
         std::mem::take(&mut self.actions)
     }
@@ -349,10 +377,13 @@ impl Machine {
 
     /// When [`Machine::poll`] has something to do if nothing happens before.
     pub(super) fn due(&self, now: Instant) -> Option<Instant> {
+        if !self.online {
+            return self.readers.iter().map(|get| get.at + FIRST_ATTEMPT_MAX).min();
+        }
         let read = self.memory.read_at.filter(|_| self.reading.is_none());
         let push = self.memory.pending && self.push.is_none();
         let push = push.then(|| self.memory.push_at.unwrap_or(now));
-        [read, push].into_iter().flatten().min().filter(|_| self.online)
+        [read, push].into_iter().flatten().min()
     }
 
     /// Nobody waits for anything and nothing is under way: only [`Memory`] need be kept in memory.
@@ -379,7 +410,8 @@ impl Machine {
     pub(super) fn forget(&mut self) {
         let memory = Memory { seat: self.memory.seat, ..Memory::default() };
         let forgotten = Self::new(self.config, None, memory, self.online);
-        *self = Self { life_known: self.life_known, ..forgotten };
+        let (life_known, is_starting) = (self.life_known, self.is_starting);
+        *self = Self { life_known, is_starting, ..forgotten };
         if let Some(seat) = &mut self.memory.seat {
             seat.told = None;
         }

@@ -53,15 +53,18 @@ pub(super) async fn run(
     wake: Arc<Notify>,
     mut permit: Option<OwnedSemaphorePermit>,
 ) {
-    let mut connected = shared.cloud.connected();
+    let (mut connected, mut tried) = (shared.cloud.connected(), shared.cloud.tried());
     let Some(kept) = load(&shared, &who, &mut permit).await else { return };
+    // In this order: once it is tried, the other says how it went.
+    let is_starting = !*tried.borrow_and_update();
     let online = *connected.borrow_and_update();
     let machine = Machine::new(shared.config, kept, memory, online);
     let (pushing, reading) = (None, None);
     let mut task = Task { shared, who, machine, permit, stuck: None, pushing, reading };
+    task.machine.starting(is_starting);
     task.machine.life((task.shared.generation)(&task.who));
     while !task.step().await {
-        if task.wait(&wake, &mut connected).await.is_none() {
+        if task.wait(&wake, &mut connected, &mut tried).await.is_none() {
             return;
         }
     }
@@ -150,7 +153,12 @@ impl Task {
     }
 
     /// Waits for something to happen. `None`: the stop.
-    async fn wait(&mut self, wake: &Notify, connected: &mut watch::Receiver<bool>) -> Option<()> {
+    async fn wait(
+        &mut self,
+        wake: &Notify,
+        connected: &mut watch::Receiver<bool>,
+        tried: &mut watch::Receiver<bool>,
+    ) -> Option<()> {
         let now = self.shared.clock.monotonic();
         let due = self.machine.due(now).map(|at| at.saturating_duration_since(now));
         tokio::select! {
@@ -173,6 +181,12 @@ impl Task {
                 }
                 let online = *connected.borrow_and_update();
                 self.machine.online(online);
+            }
+            // Or nobody tries any more.
+            _ = tried.changed(), if self.machine.is_starting() => {
+                let online = *connected.borrow_and_update();
+                self.machine.online(online);
+                self.machine.starting(false);
             }
             () = sleep(due.unwrap_or_default()), if due.is_some() => {}
         }

@@ -26,6 +26,7 @@ struct Reported {
 /// A hub: takes patches at once, or after [`Hub::delay`], or loses the answer.
 struct Hub {
     connected: watch::Sender<bool>,
+    tried: watch::Sender<bool>,
     twins: Arc<Mutex<HashMap<String, Reported>>>,
     /// So many answers are lost from now on.
     lose: Arc<AtomicUsize>,
@@ -38,6 +39,7 @@ impl Hub {
     fn new(online: bool) -> Arc<Self> {
         Arc::new(Self {
             connected: watch::channel(online).0,
+            tried: watch::channel(true).0,
             twins: Arc::default(),
             lose: Arc::default(),
             delay: Duration::from_millis(1),
@@ -59,6 +61,10 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 impl Cloud for Hub {
     fn connected(&self) -> watch::Receiver<bool> {
         self.connected.subscribe()
+    }
+
+    fn tried(&self) -> watch::Receiver<bool> {
+        self.tried.subscribe()
     }
 
     fn want(&self, _: &Identity, _: Wanted, _: Product) {}
@@ -252,6 +258,30 @@ async fn an_idle_client_has_no_task_and_too_many_requests_are_refused() {
     w.twins.left(&device.who, 1);
     w.until(|_| shared.count() == (0, 0)).await;
     w.end().await;
+}
+
+/// The hub is reached, or it is not, a moment after a client has asked for a twin that nobody knows.
+#[tokio::test]
+async fn a_get_right_after_the_start_is_answered_when_it_is_known_whether_the_hub_is_there() {
+    for reached in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let hub = Hub::new(false);
+        hub.tried.send_replace(false);
+        let w = world(folder.path(), &hub);
+        let mut device = w.connect("d", 1);
+        w.twins.asked(&device.who, 1, TwinRequest::Get { rid: "1".into() }).unwrap();
+        let shared = Arc::clone(&w.twins.shared);
+        // The task waits: the disk was asked, and there is nothing else to do.
+        w.until(|_| shared.waiting(&device.who) == 0).await;
+        assert!(device.letters.try_recv().is_none());
+        hub.connected.send_replace(reached);
+        hub.tried.send_replace(true);
+        let (status, _, body) = device.answer().await;
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        let version = u64::from(reached);
+        assert_eq!((status, &body["desired"]), (200, &json!({"$version": version})));
+        w.end().await;
+    }
 }
 
 /// Whatever a client says, and however long the disk takes.

@@ -4,6 +4,7 @@
 //! back on its own account; an operation is answered once; a call or a message whose links have ended is forgotten (the hub asks,
 //! or sends, again). Must not know: how links are attached, how operations look on the wire.
 
+mod opening;
 mod replies;
 
 use std::sync::Arc;
@@ -18,13 +19,10 @@ use fe2o3_amqp_types::primitives::{Uuid, Value};
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::oneshot;
 
-use super::links::{Attached, Kind, Setup, lost, of_verdict};
+use super::links::{Kind, lost, of_verdict};
 use super::standing::{Asked, FromLink, REOPEN, Standing, State, UnderWay, of_answer};
-use super::{
-    Ask, CloudError, Entry, Inner, Listener, Product, STABLE_AFTER, Settlement, Wanted, message,
-};
+use super::{Ask, CloudError, Entry, Inner, Listener, STABLE_AFTER, Settlement, Wanted, message};
 use crate::identity::Identity;
 use crate::upstream::live::Live;
 use crate::upstream::outcome;
@@ -65,6 +63,8 @@ pub(super) struct Served {
     standing: [Standing; 3],
     /// The hub refused the identity's links or token.
     is_refused: bool,
+    /// No token is put before, as the hub did not answer the last one: all kinds wait for it together.
+    token_at: Option<Instant>,
     subscribed: Subscribed,
     under_way: Vec<UnderWay>,
     asked_at: Option<Instant>,
@@ -88,6 +88,7 @@ impl Served {
             wanted: Wanted::default(),
             standing: [(); 3].map(|()| Standing::new(now)),
             is_refused: false,
+            token_at: None,
             subscribed: Subscribed::No,
             under_way: Vec::new(),
             asked_at: None,
@@ -137,11 +138,9 @@ impl Served {
             let now = self.inner.now();
             match event {
                 Event::Look => {}
-                Event::Link(kind, FromLink::Attached(Ok(link))) => {
-                    self.standing[kind as usize].turn(State::Open(link), now);
-                    self.is_refused = false;
+                Event::Link(kind, FromLink::Attached(attached)) => {
+                    self.attached(kind, attached, now);
                 }
-                Event::Link(kind, FromLink::Attached(Err(error))) => self.fail(kind, error, now),
                 Event::Link(kind, FromLink::Received(Ok(delivery))) => {
                     self.received(kind, *delivery, now).await;
                 }
@@ -204,7 +203,7 @@ impl Served {
         }
         self.close_unwanted(now).await;
         self.ask(now).await;
-        self.open(live, product, now);
+        self.open(live, &product, now);
     }
 
     fn has_asks(&self) -> bool {
@@ -375,27 +374,6 @@ impl Served {
         }
     }
 
-    /// Opens what is wanted, closed and not to wait.
-    fn open(&mut self, live: &Arc<Live>, product: Product, now: Instant) {
-        let mut kinds: Vec<(Kind, Attached)> = Vec::new();
-        for kind in Kind::ALL {
-            let is_closed = matches!(self.standing[kind as usize].state, State::Closed);
-            let waits = self.standing[kind as usize].waits_until(now).is_some();
-            if is_closed && !waits && self.is_wanted(kind, now) {
-                let (attached, attaching) = oneshot::channel();
-                kinds.push((kind, attached));
-                self.standing[kind as usize].turn(State::Opening(attaching), now);
-            }
-        }
-        if kinds.is_empty() {
-            return;
-        }
-        let again = std::mem::take(&mut self.is_refused);
-        let (inner, live, who) = (self.inner.clone(), live.clone(), self.who.clone());
-        let tracker = live.tracker().clone();
-        tracker.spawn(Setup { inner, live, who, product, again }.run(kinds));
-    }
-
     /// Whether there is nothing to do. Who has to wait before it may try again is not idle: it would be forgotten.
     fn is_idle(&self, now: Instant) -> bool {
         let is_at_rest = |standing: &Standing| {
@@ -494,8 +472,10 @@ impl Served {
         for kind in Kind::ALL {
             self.standing[kind as usize].turn(State::Closed, now);
             self.standing[kind as usize].retry_at = None;
+            self.standing[kind as usize].is_silent = false;
             self.forget(kind, "the connection ended");
         }
+        self.token_at = None;
     }
 }
 

@@ -13,7 +13,7 @@ use fe2o3_amqp_types::primitives::Value;
 use tokio::sync::oneshot;
 
 use super::CloudError;
-use super::links::Link;
+use super::links::{Link, Unopened};
 use crate::upstream::backoff::Backoff;
 use crate::upstream::pairs::Answer;
 
@@ -26,7 +26,7 @@ const THROTTLED_AFTER: Duration = Duration::from_secs(10);
 pub(super) enum State {
     Closed,
     /// Goes on by itself whatever becomes of the wait.
-    Opening(oneshot::Receiver<Result<Box<Link>, CloudError>>),
+    Opening(oneshot::Receiver<Result<Box<Link>, Unopened>>),
     Open(Box<Link>),
 }
 
@@ -42,13 +42,23 @@ pub(super) struct Standing {
     pub(super) failed: Option<CloudError>,
     /// Open, though not wanted any more, for what is under way.
     pub(super) draining_until: Option<Instant>,
+    /// The hub has left the last attempt on this connection without an answer.
+    pub(super) is_silent: bool,
 }
 
 impl Standing {
     pub(super) fn new(now: Instant) -> Self {
         let backoff = Backoff::new(REOPEN.0, REOPEN.1);
         let state = State::Closed;
-        Self { state, since: now, backoff, retry_at: None, failed: None, draining_until: None }
+        Self {
+            state,
+            since: now,
+            backoff,
+            retry_at: None,
+            failed: None,
+            draining_until: None,
+            is_silent: false,
+        }
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -68,7 +78,7 @@ impl Standing {
         match &mut self.state {
             State::Closed => std::future::pending().await,
             State::Opening(attached) => {
-                let gone = || Err(CloudError::Offline);
+                let gone = || Err(Unopened::Error(CloudError::Offline));
                 FromLink::Attached(attached.await.unwrap_or_else(|_| gone()))
             }
             State::Open(link) => {
@@ -80,7 +90,7 @@ impl Standing {
 
 /// What comes of the links of one kind.
 pub(super) enum FromLink {
-    Attached(Result<Box<Link>, CloudError>),
+    Attached(Result<Box<Link>, Unopened>),
     Received(Result<Box<Delivery<Body<Value>>>, RecvError>),
 }
 

@@ -4,6 +4,7 @@ mod crowd;
 mod message;
 mod messages;
 mod methods;
+mod silence;
 mod twins;
 
 use std::sync::Arc;
@@ -109,6 +110,12 @@ impl Bench {
     }
 
     async fn with(lab: Lab, set: impl FnOnce(&mut Config)) -> Self {
+        let bench = Self::unconnected(lab, set);
+        bench.connected().await;
+        bench
+    }
+
+    fn unconnected(lab: Lab, set: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::default();
         set(&mut config);
         let downlinks = Downlinks::new(lab.upstream.clone(), config);
@@ -116,9 +123,7 @@ impl Bench {
         let go = Arc::new(Notify::new());
         let ear = Arc::new(Ear { said, go: go.clone() });
         lab.tracker.spawn(downlinks.clone().run(ear, lab.stop.clone()));
-        let bench = Self { lab, downlinks, heard: Mutex::new(heard), go };
-        bench.connected().await;
-        bench
+        Self { lab, downlinks, heard: Mutex::new(heard), go }
     }
 
     async fn connected(&self) {

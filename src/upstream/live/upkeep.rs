@@ -66,7 +66,8 @@ impl Live {
         }
     }
 
-    /// Closes the link of `id` unless it is at work, and forgets the identity unless its token is held.
+    /// Closes the link of `id` unless it is at work, and forgets the identity unless its token is held, or the hub has left it
+    /// without an answer: forgotten, it would have its next attach on a session of others again.
     fn close(&self, id: &Identity) {
         let mut slots = self.slots();
         let Some(slot) = slots.get(id) else { return };
@@ -76,8 +77,9 @@ impl Live {
         *state = LinkState::Closed;
         slot.times().open = false;
         drop(state);
+        let is_doubtful = slot.times().is_doubtful;
         // One count is ours: nobody else can get at the slot while the table is locked.
-        if Arc::strong_count(slot) == 1 {
+        if Arc::strong_count(slot) == 1 && !is_doubtful {
             slots.remove(id);
         } else {
             let mut times = slot.times();
@@ -95,41 +97,51 @@ impl Live {
             .min(self.config().absent_link_close)
             .min(self.config().silence_max / 4)
             .clamp(Duration::from_millis(50), Duration::from_secs(10));
+        // Side by side: the hub may leave the tokens of some without an answer.
+        let tending = async { tokio::join!(self.prove(own_renew_at, pace), self.tidy(pace)) };
+        tokio::select! {
+            () = self.severed.cancelled() => {}
+            _ = tending => {}
+        }
+    }
+
+    /// Puts the token for ourselves, for ever.
+    async fn prove(&self, renew_at: Instant, pace: Duration) {
         // The AMQP library sends its heartbeats at the very end of the hub's idle time-out, too late for a hub that keeps
         // to it. A token for ourselves once in `silence_max` (a quarter of what Azure announces) keeps the connection
         // and proves the whole way there and back.
         let prove_every = self.config().silence_max;
-        let mut own_due = own_renew_at.min(self.now() + prove_every);
-        let severed = self.severed.clone();
-        let tending = async {
-            loop {
-                tokio::time::sleep(pace).await;
-                let now = self.now();
-                if own_due <= now {
-                    match self.put_token(&self.shared.own, false).await {
-                        Ok(at) => own_due = at.min(now + prove_every),
-                        Err(PutError::Time | PutError::Cbs(CbsError::Gone)) => {
-                            tracing::warn!(
-                                "the hub does not answer: the connection is taken for dead"
-                            );
-                            self.severed.cancel();
-                        }
-                        // Due again at the next round.
-                        Err(PutError::Cbs(error)) => {
-                            tracing::warn!(%error, "our own token was not renewed")
-                        }
-                        Err(PutError::Sign(error)) => {
-                            tracing::warn!(%error, "our own token was not renewed")
-                        }
-                    }
-                }
-                self.renew(now).await;
-                self.close_idle(now);
+        let mut due = renew_at.min(self.now() + prove_every);
+        loop {
+            tokio::time::sleep(pace).await;
+            let now = self.now();
+            if now < due {
+                continue;
             }
-        };
-        tokio::select! {
-            () = severed.cancelled() => {}
-            () = tending => {}
+            match self.put_token(&self.shared.own, false).await {
+                Ok(at) => due = at.min(now + prove_every),
+                Err(PutError::Time | PutError::Cbs(CbsError::Gone)) => {
+                    tracing::warn!("the hub does not answer: the connection is taken for dead");
+                    self.severed.cancel();
+                }
+                // Due again at the next round.
+                Err(PutError::Cbs(error)) => {
+                    tracing::warn!(%error, "our own token was not renewed")
+                }
+                Err(PutError::Sign(error)) => {
+                    tracing::warn!(%error, "our own token was not renewed");
+                }
+            }
+        }
+    }
+
+    /// Renews the tokens of the others, and closes what is idle, for ever.
+    async fn tidy(self: &Arc<Self>, pace: Duration) {
+        loop {
+            tokio::time::sleep(pace).await;
+            let now = self.now();
+            self.renew(now).await;
+            self.close_idle(now);
         }
     }
 

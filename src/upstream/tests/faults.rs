@@ -289,3 +289,44 @@ async fn a_wrong_key_never_counts_as_connected() {
     assert!(!*lab.upstream.connected().borrow());
     lab.end().await;
 }
+
+/// It is given up, and tried again on a session of its own, on the same connection.
+#[tokio::test]
+async fn an_attach_that_is_never_answered_does_not_last_until_the_next_connection() {
+    let lab = Lab::start().await;
+    let mut fault = Fault::new(FaultKind::IgnoreLinks).for_device("d1");
+    fault.count = Some(2);
+    lab.hub.fault(fault);
+    let (d1, d2) = (device("d1"), device("d2"));
+    lab.deliver_at_last(&d1, &messages(&d1, 0..3)).await;
+    lab.deliver_at_last(&d2, &messages(&d2, 0..3)).await;
+    assert_eq!(lab.hub.connections().len(), 1);
+    assert_eq!(lab.hub.counts().connections, 1, "nobody else's links were ended");
+    lab.end().await;
+}
+
+/// Also of one that is not connected, whose links are closed as soon as they are idle.
+#[tokio::test]
+async fn who_is_never_answered_holds_one_session_of_others_and_no_more() {
+    let lab = Lab::with(
+        |_| {},
+        |config| {
+            config.absent_link_close = Duration::from_millis(50);
+            config.is_present = Some(Arc::new(|_| false));
+        },
+    )
+    .await;
+    lab.hub.fault(Fault::new(FaultKind::IgnoreLinks).for_device("d1"));
+    timeout(LONG, lab.upstream.ready()).await.expect("connected");
+    let live = lab.upstream.live.borrow().clone().expect("connected");
+    let d1 = device("d1");
+    for _ in 0..4 {
+        let outcome = lab.deliver(&d1, &messages(&d1, 0..1)).await;
+        assert!(is_retry(&outcome, "attach_timeout"), "{outcome:?}");
+        // Time for what is idle to be tidied up: without it nothing is tried, and nothing fails.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    assert_eq!(live.given_up(), 1);
+    drop(live);
+    lab.end().await;
+}

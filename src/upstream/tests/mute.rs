@@ -150,9 +150,13 @@ async fn an_attach_without_an_answer_holds_up_nobody_else() {
     });
     assert!(is_retry(&stuck, "attach_timeout"), "{stuck:?}");
     assert_eq!(free, Outcome::Delivered);
-    // Still waiting for the same attach: no further session is spent on it.
-    let stuck = upstream.deliver(&d1, &messages(&d1, 0..1)).await;
-    assert!(is_retry(&stuck, "attach_timeout"), "{stuck:?}");
+    // It is given up, and tried again on a session of its own.
+    let again = timeout(LONG, async {
+        while upstream.deliver(&d1, &messages(&d1, 0..1)).await != Outcome::Delivered {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    again.await.expect("d1 has its link");
     assert_eq!(upstream.deliver(&d2, &messages(&d2, 1..2)).await, Outcome::Delivered);
     assert!(*upstream.connected().borrow());
     lab.end().await;
@@ -192,9 +196,15 @@ async fn a_downlink_whose_attach_is_not_answered_holds_up_nobody_else() {
         }
     };
     timeout(LONG, open).await.expect("d2 has its links");
-    // Still waiting for the same attach: no further session is spent on it.
-    let busy = timeout(LONG, downlinks.twin(&d1)).await.unwrap();
-    assert!(matches!(busy, Err(CloudError::Busy { .. })), "{busy:?}");
+    // It is given up, and tried again on a session of its own.
+    let desired = Wanted { desired: true, ..Wanted::default() };
+    downlinks.want(&d1, desired, Product::default());
+    let open = async {
+        while downlinks.open(Kind::Twin) == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(LONG, open).await.expect("d1 has its links");
     let batch = messages(&d2, 0..1);
     assert_eq!(lab.upstream.deliver(&d2, &batch).await, Outcome::Delivered);
     assert!(*lab.upstream.connected().borrow());

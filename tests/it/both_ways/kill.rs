@@ -32,7 +32,7 @@ fn answered(played: &[Played]) -> u64 {
     played.iter().map(|p| p.book.lock().expect("nobody panics with it").patches_answered).sum()
 }
 
-fn start(world: &World) -> Process {
+pub(super) fn start(world: &World) -> Process {
     tokio::task::block_in_place(|| world.process())
 }
 

@@ -8,7 +8,7 @@ use crate::site::EDGE;
 use crate::support::{World, eventually, metrics, series};
 
 /// A site with these routes.
-async fn routed(routes: &Value) -> World {
+pub(super) async fn routed(routes: &Value) -> World {
     let mut world = world().await;
     world.set_document(&json!({
         "schemaVersion": "1.1", "routes": routes,
@@ -18,7 +18,7 @@ async fn routed(routes: &Value) -> World {
 }
 
 /// The next message at an input, acknowledged.
-async fn at_input(module: &mut Speaker, input: &str) -> (String, Vec<u8>) {
+pub(super) async fn at_input(module: &mut Speaker, input: &str) -> (String, Vec<u8>) {
     let got = module.publish_of(&format!("devices/{EDGE}/modules/")).await;
     module.acknowledge(&got).await;
     let prefix = format!("devices/{}/inputs/{input}/", module.id.replace('/', "/modules/"));

@@ -164,8 +164,9 @@ impl Run {
             self.world.hub.put_desired(device, module, &json!({"at": "first"}));
         }
         let mut gateway = self.world.gateway().await;
-        let end = Instant::now() + STORM;
-        while Instant::now() < end {
+        let (end, give_up) = (Instant::now() + STORM, Instant::now() + PATIENCE);
+        // Whoever is not let in before the hub goes away waits until it is back: nothing would be tried of it.
+        while Instant::now() < end || !(self.all_have_begun() || Instant::now() > give_up) {
             for _ in 0..3 {
                 self.cloud().await;
                 let pause = self.random.random_range(5..60);
@@ -182,6 +183,13 @@ impl Run {
         let world =
             Arc::try_unwrap(self.world).unwrap_or_else(|_| panic!("nobody has it any more"));
         world.end().await;
+    }
+
+    fn all_have_begun(&self) -> bool {
+        self.played.iter().all(|player| {
+            let book = player.book.lock().expect("nobody panics with it");
+            book.acked > 0 && book.patches_answered > 0
+        })
     }
 
     /// The cloud side does something.

@@ -137,21 +137,29 @@ impl Speaker {
 
     /// All filters in one SUBSCRIBE, at QoS 1.
     pub(crate) async fn subscribe(&mut self, filters: &[&str]) {
-        let filters: Vec<_> = filters
-            .iter()
-            .map(|f| SubscribeFilter::new((*f).to_owned(), QoS::AtLeastOnce))
-            .collect();
-        let count = filters.len();
-        let mut subscribe = Subscribe::new_many(filters);
-        subscribe.pkid = self.id_of_packet();
-        self.write(Packet::Subscribe(subscribe)).await;
-        let ack = self.next_of("SUBACK", |p| matches!(p, Packet::SubAck(_))).await;
-        let Packet::SubAck(ack) = ack else { panic!("{ack:?}") };
+        let at_qos_1: Vec<_> = filters.iter().map(|filter| (*filter, QoS::AtLeastOnce)).collect();
         let granted = SubscribeReasonCode::Success(QoS::AtLeastOnce);
-        assert_eq!(ack.return_codes, vec![granted; count], "{}", self.id);
+        let codes = self.subscribe_to(&at_qos_1).await;
+        assert_eq!(codes, vec![granted; filters.len()], "{}", self.id);
     }
 
-    /// Twin answers, changes of desired properties, methods: as Azure Sphere's sample asks for them.
+    /// All filters in one SUBSCRIBE; gives the codes of the SUBACK.
+    pub(super) async fn subscribe_to(
+        &mut self,
+        filters: &[(&str, QoS)],
+    ) -> Vec<SubscribeReasonCode> {
+        let filters = filters.iter().map(|(f, qos)| SubscribeFilter::new((*f).to_owned(), *qos));
+        let mut subscribe = Subscribe::new_many(filters);
+        subscribe.pkid = self.id_of_packet();
+        let id = subscribe.pkid;
+        self.write(Packet::Subscribe(subscribe)).await;
+        let is = |p: &Packet| matches!(p, Packet::SubAck(ack) if ack.pkid == id);
+        let Packet::SubAck(ack) = self.next_of("SUBACK", is).await else { panic!("{id}") };
+        ack.return_codes
+    }
+
+    /// Twin answers, changes of desired properties, methods, messages: all that Azure Sphere's sample asks for (in its own order
+    /// and QoS: [`sequence`](super::sequence)).
     pub(crate) async fn subscribe_as_sphere(&mut self) {
         let devicebound = format!("devices/{}/messages/devicebound/#", self.id);
         self.subscribe(&[

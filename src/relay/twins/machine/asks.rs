@@ -25,6 +25,8 @@ impl Machine {
     pub(in super::super) fn ask(&mut self, ask: Ask) {
         match ask {
             Ask::Get(get) if self.online => self.readers.push(get),
+            // The hub may be there in a moment.
+            Ask::Get(get) if self.is_starting && !self.draft.known => self.readers.push(get),
             Ask::Get(get) => self.after_keep_or_now(Answer::Twin(get)),
             // The version that it is to be told follows the hub's.
             Ask::Patch(patch) if !self.held.is_empty() || self.wants_first_read() => {

@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use serde_json::Value;
+
 use super::super::kept::to_bytes;
 use super::super::limits::PATCH_BYTES_MAX;
 use super::super::merge::{Object, Pending};
@@ -23,6 +25,10 @@ pub(super) struct Push {
     refusals: u32,
     /// What is left of it; the first is under way.
     parts: VecDeque<Object>,
+    /// Refused, and tried once more behind the others, with the hub's words.
+    put_off: Vec<(Object, String)>,
+    /// The hub has taken something since the first of these: there may be room now.
+    is_eased: bool,
 }
 
 impl Machine {
@@ -36,7 +42,14 @@ impl Machine {
         self.memory.last_push = Some(now);
         self.memory.push_at = Some(now + self.config.push_every);
         self.newer = Pending::default();
-        self.push = Some(Push { taken: Pending::default(), is_short: false, refusals: 0, parts });
+        self.push = Some(Push {
+            taken: Pending::default(),
+            is_short: false,
+            refusals: 0,
+            parts,
+            put_off: Vec::new(),
+            is_eased: false,
+        });
         self.push_next();
     }
 
@@ -57,13 +70,13 @@ impl Machine {
         let part = push.parts.pop_front().unwrap_or_default();
         match result {
             Ok(version) => {
-                let is_last = push.parts.is_empty();
+                push.is_eased = true;
                 push.taken.lay(&part);
                 let had = self.draft.reported_version;
                 if let Some(version) = version.filter(|version| *version > had) {
                     self.change().reported_version = version;
                 }
-                if is_last { self.taken(now) } else { self.push_next() }
+                self.go_on(now);
             }
             Err(CloudError::Refused { status, detail })
                 // Anything but a plain no may be taken later.
@@ -73,6 +86,21 @@ impl Machine {
             }
             Err(error) => self.failed(&error, now),
         }
+    }
+
+    /// With the next part, with what was put off, or not at all.
+    fn go_on(&mut self, now: Instant) {
+        let Some(push) = &mut self.push else { return };
+        if push.parts.is_empty() && std::mem::take(&mut push.is_eased) {
+            push.parts.extend(push.put_off.drain(..).map(|(part, _)| part));
+        }
+        if !push.parts.is_empty() {
+            return self.push_next();
+        }
+        for (part, why) in std::mem::take(&mut push.put_off) {
+            self.dropped(&part, &why);
+        }
+        self.taken(now);
     }
 
     fn taken(&mut self, now: Instant) {
@@ -95,26 +123,34 @@ impl Machine {
     fn refused(&mut self, part: Object, status: u16, detail: &str, now: Instant) {
         let Some(push) = &mut self.push else { return };
         push.refusals += 1;
-        if part.len() > 1 && push.refusals < REFUSALS_MAX {
-            let half = part.len() / 2;
-            let (mut first, mut second) = (Object::new(), Object::new());
-            for (n, (key, value)) in part.into_iter().enumerate() {
-                if n < half { &mut first } else { &mut second }.insert(key, value);
-            }
+        if push.refusals < REFUSALS_MAX
+            && let Some((first, second)) = halves(&part)
+        {
             push.parts.push_front(second);
             push.parts.push_front(first);
             self.counted("twin_push", "halved");
             return self.push_next();
         }
+        let why = format!("with status {status}: {detail}");
+        // What adds may find room when other parts have made some.
+        if push.refusals < REFUSALS_MAX && !part.values().any(deletes) {
+            push.is_eased &= !push.put_off.is_empty();
+            push.put_off.push((part, why));
+        } else {
+            self.dropped(&part, &why);
+        }
+        self.go_on(now);
+    }
+
+    fn dropped(&mut self, part: &Object, why: &str) {
+        let Some(push) = &mut self.push else { return };
+        push.is_short = true;
         let key = part.keys().next().map_or("(none)", String::as_str);
         let others = part.len().saturating_sub(1);
         let words = format!(
-            "the hub refuses the reported property {key:?} (and {others} others) with status {status}: {detail}; dropped"
+            "the hub refuses the reported property {key:?} (and {others} others) {why}; dropped"
         );
-        let is_last = push.parts.is_empty();
-        push.is_short = true;
         self.actions.push(Action::Warn("twin_push", "refused", words));
-        if is_last { self.taken(now) } else { self.push_next() }
     }
 
     fn failed(&mut self, error: &CloudError, now: Instant) {
@@ -142,4 +178,28 @@ impl Machine {
         self.memory.push_at = Some(now + wait);
         self.counted("twin_push", reason);
     }
+}
+
+/// Whether there is a null in it: then its place among the parts counts.
+fn deletes(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Object(inner) => inner.values().any(deletes),
+        _ => false,
+    }
+}
+
+/// Two parts that do the same one after the other, in any order. `None`: it says one thing.
+fn halves(part: &Object) -> Option<(Object, Object)> {
+    let mut keys = part.iter();
+    if let (Some((key, inner)), None) = (keys.next(), keys.next()) {
+        // All that a client reports may be in one object, as components are.
+        let (first, second) = halves(inner.as_object()?)?;
+        let within = |inner| Object::from_iter([(key.clone(), Value::Object(inner))]);
+        return Some((within(first), within(second)));
+    }
+    let half = part.len() / 2;
+    let pair = |(key, value): (&String, &Value)| (key.clone(), value.clone());
+    let (first, second) = (part.iter().take(half), part.iter().skip(half));
+    (half > 0).then(|| (first.map(pair).collect(), second.map(pair).collect()))
 }

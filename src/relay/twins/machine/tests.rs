@@ -1,5 +1,7 @@
 use serde_json::{Value, json};
 
+use super::super::limits::{self, Refused};
+use super::super::merge::{Object, apply};
 use super::*;
 use crate::upstream::downlinks::CloudError;
 
@@ -190,6 +192,53 @@ fn a_twin_that_nobody_knows_is_empty_or_unavailable() {
     w.check(&["twin_get unavailable", "503 3"]);
 }
 
+/// The hub may be there in a moment.
+#[test]
+fn who_asks_for_a_twin_that_nobody_knows_waits_for_the_first_attempt_to_reach_the_hub() {
+    let empty = r#"200 1 {"desired":{"$version":0},"reported":{"$version":0}}"#;
+    let starting = |kept| {
+        let mut w = world(false, kept);
+        w.machine.starting(true);
+        w.get("1");
+        w
+    };
+    let mut w = starting(Some(known()));
+    w.check(&[r#"200 1 {"desired":{"$version":5,"a":1},"reported":{"$version":3,"r":1}}"#]);
+
+    let mut w = starting(None);
+    w.check(&[]);
+    assert_eq!(w.machine.due(w.now), Some(w.now + FIRST_ATTEMPT_MAX));
+    w.later(1);
+    w.machine.online(true);
+    w.machine.starting(false);
+    w.settle();
+    w.check(&["read asked"]);
+    w.read(json!({"desired": {"a": 1, "$version": 5}, "reported": {"$version": 3}}));
+    w.check(&[r#"200 1 {"desired":{"$version":5,"a":1},"reported":{"$version":3}}"#]);
+
+    // It fails: as ever.
+    let mut w = starting(None);
+    w.machine.online(false);
+    w.machine.starting(false);
+    w.settle();
+    w.check(&["twin_get empty", empty]);
+    w.get("2");
+    w.check(&["twin_get empty", &empty.replace("200 1", "200 2")]);
+
+    // It takes too long; each who asks has a time of its own.
+    let mut w = starting(None);
+    w.later(3);
+    w.get("2");
+    w.later(2);
+    w.check(&["twin_get empty", empty]);
+    assert_eq!(w.machine.due(w.now), Some(w.now + FIRST_ATTEMPT_MAX - Duration::from_secs(2)));
+    w.machine.config.offline_get = OfflineGet::Unavailable;
+    w.later(3);
+    w.check(&["twin_get unavailable", "503 2"]);
+    assert!(w.machine.is_idle());
+    assert_eq!(w.machine.due(w.now), None);
+}
+
 #[test]
 fn who_was_given_an_empty_twin_is_told_all_of_it_once_it_is_known() {
     for patch_first in [false, true] {
@@ -317,9 +366,12 @@ fn what_the_hub_refuses_is_found_by_halves_and_dropped() {
     w.pushed(refused());
     w.check(&["twin_push halved", r#"push {"c":1}"#]);
     w.pushed(refused());
-    w.check(&["twin_push refused", r#"push {"d":1}"#]);
+    w.check(&[r#"push {"d":1}"#]);
     w.pushed(Ok(Some(5)));
-    w.check(&["read"]);
+    // It may have been for lack of room.
+    w.check(&[r#"push {"c":1}"#]);
+    w.pushed(refused());
+    w.check(&["twin_push refused", "read"]);
     w.later(5);
     w.check(&[r#"push {"e":1}"#]);
     w.pushed(Ok(Some(6)));
@@ -329,6 +381,65 @@ fn what_the_hub_refuses_is_found_by_halves_and_dropped() {
     );
     let expected = json!({"b": 1, "d": 1, "e": 1});
     assert_eq!(Value::Object(w.machine.draft.reported.clone()), expected);
+}
+
+/// As of a device with components: all that it reports is in one object.
+#[test]
+fn what_the_hub_refuses_is_found_within_objects() {
+    let mut w = world(true, Some(known()));
+    let refused = || Err(CloudError::Refused { status: 400, detail: "no".into() });
+    w.patch(json!({"a": {"b": {"c": 1, "d": {"e": 2}}}}));
+    w.seen();
+    w.pushed(refused());
+    w.check(&["twin_push halved", r#"push {"a":{"b":{"c":1}}}"#]);
+    w.pushed(refused());
+    w.check(&[r#"push {"a":{"b":{"d":{"e":2}}}}"#]);
+    w.pushed(Ok(Some(4)));
+    w.check(&[r#"push {"a":{"b":{"c":1}}}"#]);
+    w.pushed(refused());
+    w.check(&["twin_push refused", "read"]);
+}
+
+/// Found in review: what is pushed in parts grew beyond the hub's limit on its way to a document that is within, and the parts
+/// that came too early were dropped, though they had been answered.
+#[test]
+fn parts_of_a_push_find_the_room_that_other_parts_make() {
+    // Twice as long in JSON as the hub counts.
+    let big = |n: usize| "\"".repeat(3_900 + n);
+    let full: Object = (0..8).map(|n| (format!("old{n}"), big(n).into())).collect();
+    let before = kept(json!({}), 1, Value::Object(full.clone()), 1);
+    let (mut w, mut hub) = (world(false, Some(before)), full);
+    w.patch((0..8).map(|n| (format!("old{n}"), Value::Null)).collect());
+    for half in [0..4, 4..8] {
+        w.patch(half.map(|n| (format!("new{n}"), Value::from(big(n)))).collect());
+    }
+    w.seen();
+    w.machine.online(true);
+    w.settle();
+    let (mut refusals, mut parts) = (0, 0);
+    loop {
+        let actions = std::mem::take(&mut w.actions);
+        assert!(!actions.iter().any(|a| matches!(a, Action::Warn(..))), "{actions:?}");
+        let push = actions.into_iter().find(|a| matches!(a, Action::Push(_)));
+        let Some(Action::Push(part)) = push else { break };
+        let mut after = hub.clone();
+        apply(&mut after, &serde_json::from_slice(&part).unwrap());
+        let result = match limits::check_document(&after) {
+            Ok(()) => {
+                (parts, hub) = (parts + 1, after);
+                Ok(Some(parts + 1))
+            }
+            Err(Refused { status, words, .. }) => {
+                refusals += 1;
+                Err(CloudError::Refused { status, detail: words })
+            }
+        };
+        w.pushed(result);
+    }
+    assert!(parts > 1 && refusals > 0, "the trial must try: {parts} {refusals}");
+    assert_eq!(hub.keys().collect::<Vec<_>>(), w.machine.draft.reported.keys().collect::<Vec<_>>());
+    assert_eq!(hub, w.machine.draft.reported);
+    assert!(!w.machine.draft.pending.any);
 }
 
 #[test]
@@ -377,6 +488,9 @@ fn patches_that_the_hub_would_refuse_are_refused() {
         (json!({"a": "x".repeat(4097)}).to_string(), None, "400 p", "text"),
         (json!({"a": 4_503_599_627_370_496_i64}).to_string(), None, "400 p", "number"),
         (json!({"a": u64::MAX}).to_string(), None, "400 p", "number"),
+        // Beyond 64 bits, where JSON's reader makes a fraction of it.
+        (r#"{"a":[{"b":18446744073709551616}]}"#.to_owned(), None, "400 p", "number"),
+        (r#"{"\"a\\":"1","b":-9223372036854775809}"#.to_owned(), None, "400 p", "number"),
         (json!({"a": [1, null]}).to_string(), None, "400 p", "null"),
         (deep.to_string(), None, "400 p", "depth"),
         (json!({"a": 1}).to_string(), Some(2), "412 p", "version"),
@@ -395,6 +509,16 @@ fn patches_that_the_hub_would_refuse_are_refused() {
     let fits = r#"{"$version":3,"a":[{"b":[-4503599627370496,1e300,true]}],"c":null}"#;
     w.patch_text(fits, Some(3), None);
     w.check(&["204 p v4"]);
+    // Fractions may have as many digits as they like, and texts.
+    let fits = r#"{"e":184467440737095516.25,"f":18446744073709551616e-3,"g":"\"18446744073709551616","h":4503599627370495}"#;
+    w.patch_text(fits, None, None);
+    w.check(&["204 p v5"]);
+    // Ten within each other; what is in the eleventh is too deep.
+    for (levels, expected) in [(11, "204 p v6"), (12, "twin_patch depth")] {
+        let deep = (0..levels).fold(json!(1), |inner, _| json!({"k": inner}));
+        w.patch_text(&deep.to_string(), None, None);
+        assert_eq!(w.seen()[0], expected, "{levels}");
+    }
 }
 
 #[test]
